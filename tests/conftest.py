@@ -1,0 +1,144 @@
+"""Fixtures: a tiny model with random weights, a small project folder, and the command line as a user calls it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A Llama of 2 layers with random weights and a character tokenizer over the corpus: a real folder, no download."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_tiny(folder)
+    return folder
+
+
+def build_tiny(folder: Path, seed: int = 0) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = sorted(
+        {c for p in (ROOT / "data/corpus").glob("*.jsonl") for c in p.read_text("utf-8")} | set("\n：。、abcdefghij")
+    )
+    vocabulary = {t: i for i, t in enumerate(["<unk>", "<bos>", "<eos>", "<pad>", *letters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    special = {"unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=1024, **special).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def corpus(emotions: int = 4, situations: int = 10) -> dict[str, list[dict]]:
+    """A part of the embedded corpus: {emotion: lines}."""
+    files = sorted((ROOT / "data/corpus").glob("*.jsonl"))[:emotions]
+    return {f.stem: [json.loads(line) for line in f.read_text("utf-8").splitlines()[:situations]] for f in files}
+
+
+@pytest.fixture
+def project(tmp_path, tiny_model) -> Path:
+    """A copy of the project that runs in seconds: 4 emotions, tiny models. Code is the checkout's own, linked."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("Snakefile", "dvc.yaml", "workflow", "envs", "slurm", ".dvcignore", ".gitignore"):
+        source = ROOT / name
+        if source.is_dir() and not source.is_symlink():
+            shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        elif source.exists():
+            shutil.copy(source, folder / name, follow_symlinks=False)
+    (folder / "data/corpus").mkdir(parents=True)
+    (folder / "data/ratings").mkdir()
+    for emotion, rows in corpus().items():
+        (folder / "data/corpus" / f"{emotion}.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    shutil.copy(ROOT / "data/labels.yaml", folder / "data/labels.yaml")
+    write_params(folder, tiny_params(tiny_model))
+    return folder
+
+
+def tiny_params(model: Path) -> dict:
+    """params.yaml of the whole workflow on a tiny model."""
+    small = {"backend": "transformers", "model": str(model), "dtype": "float32"}
+    return {
+        "data": {"path": "data/corpus", "labels": "data/labels.yaml", "ratings": "data/ratings"},
+        "validate": {"max_reject_share": 0.0},
+        "split": {"seed": 42, "dev": 0.1, "test": 0.1},
+        "finetune": {"rank": 4, "epochs": 1, "max_dialogues": 32, "checkpoint_every": 2},
+        "generate": {"max_new_tokens": 12},
+        "bertscore": {"model": str(model), "layer": 1},
+        "judge": {"fit_situations": 8},
+        "correlate": {"resamples": 200, "simulated_items": 12},
+        "report": {"title": "tiny"},
+        "models": {
+            "reference": {"backend": "reference"},
+            "retrieval": {"backend": "retrieval"},
+            "shuffled": {"backend": "shuffled"},
+            "parrot": {"backend": "parrot"},
+            "base": small,
+            "tuned": {**small, "adapter": "finetune"},
+        },
+        "judges": {"proxy": {"backend": "likelihood", "model": str(model)}},
+        "tracking": {"uri": "sqlite:///mlflow.db", "experiment": "test"},
+    }
+
+
+def write_params(folder: Path, values: dict) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+
+
+def change_params(folder: Path, **values) -> None:
+    """Set values by dotted keys written with double underscores: judge__temperature=0.7."""
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for key, value in values.items():
+        *parents, last = key.split("__")
+        section = params
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    write_params(folder, params)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a user who has activated the project's environment; no network, no outer SLURM or Snakemake."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_", "MLFLOW_"))}
+    path = os.pathsep.join([str(BIN), keep.get("PATH", "")])
+    return {**keep, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", **more}
+
+
+@pytest.fixture
+def run(project):
+    """run("snakemake", "--cores", "2", "all", ok=True) in the project; returns the finished process with its texts."""
+
+    def call(*command: str, ok: bool | None = True, timeout: float = 600, cwd: Path = project, **env: str):
+        done = subprocess.run(
+            [str(c) for c in command], cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=timeout
+        )
+        if ok is not None:
+            assert (done.returncode == 0) == ok, f"{command} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call

@@ -1,0 +1,5 @@
+import sys
+
+from emplifai.cli import main
+
+sys.exit(main())

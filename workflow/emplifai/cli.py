@@ -1,0 +1,128 @@
+"""The command line: one subcommand a stage, and a few that look after the results."""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from emplifai import STAGES, __version__
+from emplifai.errors import UserError
+from emplifai.paths import Paths
+
+HELP = {
+    "validate": "check dialogues and write the good ones and the rejects",
+    "split": "split the dialogues into train, dev and test by situation",
+    "finetune": "train a LoRA adapter on the train dialogues",
+    "generate": "let a model answer the test dialogues",
+    "bertscore": "score all answers against the reference",
+    "judge": "let a judge rate all replies",
+    "correlate": "compare judges and BERTScore with human ratings",
+    "report": "write the page that shows it all",
+    "prefetch": "fetch and prepare the models that params.yaml names",
+    "sync": "after git checkout or dvc pull: make Snakemake believe what DVC has proved",
+    "track": "send all results to MLflow (idempotent)",
+}
+EACH = {"finetune": "model", "generate": "model", "judge": "judge"}  # stages with one job a model or judge
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("emplifai", description="LLM replies to patients, scored by BERTScore, LLM judges and people.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in HELP.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default: %(default)s")
+        if name in STAGES:
+            _stage(command, name)
+    commands.choices["validate"].add_argument("--data", type=Path, metavar="PATH", help="instead of data.path of the params")
+    return top
+
+
+def _stage(command: argparse.ArgumentParser, stage: str) -> None:
+    command.add_argument("--out", type=Path, metavar="DIR", help=f"default: results/{stage}")
+    for earlier in STAGES[: STAGES.index(stage)]:
+        command.add_argument(
+            f"--{earlier}-dir", type=Path, metavar="DIR", help=f"what {earlier} wrote; default: results/{earlier}"
+        )
+    if name := EACH.get(stage):
+        which = command.add_mutually_exclusive_group(required=True)
+        which.add_argument(f"--{name}", metavar="NAME", help=f"a {name} of the params")
+        which.add_argument(
+            "--gather", action="store_true", help=f"put the metrics of all {name}s together, remove those of others"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return the exit status: 0 well, 2 something the user can mend, 130 Ctrl-C, 1 our fault."""
+    args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        _run(args)
+    except UserError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        print("\nThis is a fault of emplifai; please report the lines above.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    from emplifai import params as schema
+
+    params = schema.load(args.params)
+    if args.command not in STAGES:
+        importlib.import_module(f"emplifai.{args.command}").run(params, Paths())
+        return
+    folders = {s: getattr(args, f"{s}_dir") for s in STAGES if getattr(args, f"{s}_dir", None)}
+    if args.out:
+        folders[args.command] = args.out
+    if getattr(args, "data", None):
+        params = params.model_copy(update={"data": params.data.model_copy(update={"path": args.data})})
+    module = importlib.import_module(f"emplifai.{args.command}")
+    paths = Paths(folders=folders)
+    if getattr(args, "gather", False):
+        importlib.import_module("emplifai.gather").run(params, paths, args.command)
+    elif name := EACH.get(args.command):
+        module.run(params, paths, _known(params, args, name))
+    else:
+        module.run(params, paths)
+
+
+def _known(params, args: argparse.Namespace, kind: str) -> str:
+    name = getattr(args, kind)
+    names = list(getattr(params, f"{kind}s")) if args.command != "finetune" else params.tuned
+    if name not in names:
+        raise UserError(f"{args.params}: no {kind} {name!r} for {args.command}; there are: {', '.join(names) or 'none'}")
+    return name
+
+
+def _explain(error: OSError) -> str:
+    import errno
+
+    where = error.filename or ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{where}: no space left; free some or put results elsewhere, then give the same command again: it goes on from here"
+        )
+    return f"{where}: {os.strerror(error.errno) if error.errno else error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

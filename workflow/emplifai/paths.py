@@ -1,0 +1,103 @@
+"""The only place that knows where a file lies. Rules and stages both ask here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emplifai import STAGES
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every file of a run. `folders` puts a stage's folder elsewhere (`emplifai STAGE --out DIR`)."""
+
+    results: Path = Path("results")
+    logs: Path = Path("logs")
+    cache: Path = Path(".cache")
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    def stage(self, stage: str) -> Path:
+        assert stage in STAGES, stage
+        return self.folders.get(stage, self.results / stage)
+
+    def code(self, stage: str) -> Path:
+        """The stage's module: a change in it reruns the stage."""
+        return Path("workflow/emplifai") / f"{stage}.py"
+
+    def log(self, stage: str, name: str = "") -> Path:
+        """The log of a stage, or of one model's or judge's part of it."""
+        return self.logs / stage / f"{name or stage}.log"
+
+    def metrics(self, stage: str, name: str = "") -> Path:
+        """metrics.json of a stage, or of one model's or judge's part of it."""
+        return self.stage(stage) / name / "metrics.json"
+
+    def record(self, stage: str, name: str = "") -> Path:
+        """run.json: what made the files beside it."""
+        return self.stage(stage) / name / "run.json"
+
+    # validate
+    @property
+    def dialogues(self) -> Path:
+        return self.stage("validate") / "dialogues.jsonl"
+
+    @property
+    def rejects(self) -> Path:
+        return self.stage("validate") / "rejects.jsonl"
+
+    # split
+    def part(self, part: str) -> Path:
+        """Dialogues of a part: train, dev or test."""
+        return self.stage("split") / f"{part}.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        return self.stage("split") / "manifest.json"
+
+    # finetune
+    def adapter(self, model: str) -> Path:
+        return self.stage("finetune") / model / "adapter"
+
+    def history(self, model: str) -> Path:
+        return self.stage("finetune") / model / "history.jsonl"
+
+    # generate
+    def replies(self, model: str, task: str = "reply") -> Path:
+        """What a model wrote for a task: reply or emotion."""
+        return self.stage("generate") / model / f"{task}.jsonl"
+
+    def likelihood(self, model: str) -> Path:
+        """Log-probability of each reference under a model; empty where the backend has none."""
+        return self.stage("generate") / model / "likelihood.jsonl"
+
+    # bertscore
+    def scores(self, model: str) -> Path:
+        return self.stage("bertscore") / f"{model}.jsonl"
+
+    # judge
+    def judgements(self, judge: str, model: str) -> Path:
+        return self.stage("judge") / judge / f"{model}.jsonl"
+
+    # correlate
+    def table(self, name: str) -> Path:
+        """A table of the correlate stage: items, agreement or systems."""
+        return self.stage("correlate") / f"{name}.csv"
+
+    # report
+    @property
+    def page(self) -> Path:
+        return self.stage("report") / "index.html"
+
+    @property
+    def figures(self) -> Path:
+        return self.stage("report") / "figures"
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files that make up data.path: itself, or what lies in the folder."""
+    path = Path(path)
+    return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+
+
+def rating_files(folder: Path) -> list[Path]:
+    """The CSV files of human ratings."""
+    return sorted(Path(folder).glob("*.csv"))

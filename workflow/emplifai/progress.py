@@ -1,0 +1,57 @@
+"""Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Counts work done; says how far it is, the rate and the time left. Use as a context manager."""
+
+    def __init__(self, what: str, total: int, unit: str = "items", seconds: float = 10):
+        self.what, self.total, self.unit = what, total, unit
+        self.done, self.note = 0, ""
+        self._live = sys.stderr.isatty()
+        self._every = 0.2 if self._live else seconds
+        self._start = self._said = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._say(last=True)
+
+    def add(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        self.note = note or self.note
+        if time.monotonic() - self._said >= self._every:
+            self._say()
+
+    def _say(self, last: bool = False) -> None:
+        now = time.monotonic()
+        self._said = now
+        rate = self.done / max(now - self._start, 1e-9)
+        left = "" if last or not rate else f", {_clock((self.total - self.done) / rate)} left"
+        spent = f", took {_clock(now - self._start)}" if last else ""
+        line = (
+            f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s{left}{spent}{'; ' + self.note if self.note else ''}"
+        )
+        end = "\n" if last or not self._live else ""
+        print(f"\r\x1b[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], what: str, total: int, unit: str = "items") -> Iterator[T]:
+    """The items, counted as they pass."""
+    with Progress(what, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.add()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

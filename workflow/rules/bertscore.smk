@@ -1,0 +1,31 @@
+# Score all answers against the reference: one job, so that each text is encoded once.
+# in:  all replies and emotions; test dialogues
+# out: MODEL.jsonl, metrics.json
+
+
+rule bertscore:
+    input:
+        replies=[PATHS.replies(model) for model in MODELS],
+        emotions=[PATHS.replies(model, "emotion") for model in MODELS],
+        train=PATHS.part("train"),
+        test=PATHS.part("test"),
+        labels=P.data.labels,
+        code=PATHS.code("bertscore"),
+    output:
+        scores=[PATHS.scores(model) for model in MODELS],
+        metrics=PATHS.metrics("bertscore"),
+        record=PATHS.record("bertscore"),
+    log:
+        PATHS.log("bertscore"),
+    params:
+        bertscore=P.section("bertscore"),
+        models=MODELS,
+    threads: 8
+    resources:
+        gres="gpu:1",
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "emplifai bertscore 2>&1 | tee {log:q}"

@@ -1,0 +1,27 @@
+# Compare judges and BERTScore with human ratings.
+# in:  all judgements and scores; human ratings in data/ratings (simulated raters if there are none)
+# out: items.csv, agreement.csv, systems.csv, metrics.json
+
+
+rule correlate:
+    input:
+        judgements=[PATHS.judgements(judge, model) for judge in JUDGES for model in MODELS],
+        scores=[PATHS.scores(model) for model in MODELS],
+        replies=[PATHS.replies(model) for model in MODELS],
+        test=PATHS.part("test"),
+        ratings=rating_files(P.data.ratings),
+        code=PATHS.code("correlate"),
+    output:
+        tables=[PATHS.table(name) for name in ("items", "agreement", "systems")],
+        metrics=PATHS.metrics("correlate"),
+        record=PATHS.record("correlate"),
+    log:
+        PATHS.log("correlate"),
+    params:
+        correlate=P.section("correlate"),
+        models=MODELS,
+        judges=JUDGES,
+    conda:
+        "../../envs/light.yaml"
+    shell:
+        "emplifai correlate 2>&1 | tee {log:q}"

@@ -1,0 +1,45 @@
+# Train a LoRA adapter: one job a model with `adapter: finetune`.
+# in:  train and dev dialogues
+# out: MODEL/adapter/, MODEL/history.jsonl (loss by step), MODEL/metrics.json
+
+
+rule finetune:
+    input:
+        train=PATHS.part("train"),
+        dev=PATHS.part("dev"),
+        labels=P.data.labels,
+        code=PATHS.code("finetune"),
+    output:
+        adapter=directory(PATHS.adapter("{model}")),
+        history=PATHS.history("{model}"),
+        metrics=PATHS.metrics("finetune", "{model}"),
+        record=PATHS.record("finetune", "{model}"),
+    log:
+        PATHS.log("finetune", "{model}"),
+    params:
+        finetune=P.section("finetune"),
+        model=lambda wildcards: P.section("models")[wildcards.model],
+    threads: 8
+    resources:
+        gres="gpu:1",
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "emplifai finetune --model {wildcards.model:q} 2>&1 | tee {log:q}"
+
+
+rule all_finetune:
+    input:
+        [PATHS.metrics("finetune", model) for model in TUNED],
+    output:
+        PATHS.metrics("finetune"),
+    log:
+        PATHS.log("finetune"),
+    params:
+        names=TUNED,
+    conda:
+        "../../envs/light.yaml"
+    shell:
+        "emplifai finetune --gather 2>&1 | tee {log:q}"

@@ -1,0 +1,45 @@
+# Let a judge rate all replies: one job a judge.
+# in:  all replies; train and dev dialogues (the proxy is fitted on train and anchored on dev); test dialogues
+# out: JUDGE/MODEL.jsonl, JUDGE/metrics.json (with the contrast set's AUC)
+
+
+rule judge:
+    input:
+        replies=[PATHS.replies(model) for model in MODELS],
+        parts=[PATHS.part(part) for part in ("train", "dev", "test")],
+        labels=P.data.labels,
+        code=PATHS.code("judge"),
+    output:
+        judgements=[PATHS.judgements("{judge}", model) for model in MODELS],
+        metrics=PATHS.metrics("judge", "{judge}"),
+        record=PATHS.record("judge", "{judge}"),
+    log:
+        PATHS.log("judge", "{judge}"),
+    params:
+        judge=P.section("judge"),
+        judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
+        models=MODELS,
+    threads: 8
+    resources:
+        gres=lambda wildcards: "gpu:1" if P.judges[wildcards.judge].uses_gpu else "",
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "emplifai judge --judge {wildcards.judge:q} 2>&1 | tee {log:q}"
+
+
+rule all_judge:
+    input:
+        [PATHS.metrics("judge", judge) for judge in JUDGES],
+    output:
+        PATHS.metrics("judge"),
+    log:
+        PATHS.log("judge"),
+    params:
+        names=JUDGES,
+    conda:
+        "../../envs/light.yaml"
+    shell:
+        "emplifai judge --gather 2>&1 | tee {log:q}"

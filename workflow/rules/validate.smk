@@ -1,0 +1,24 @@
+# Check the dialogues.
+# in:  data.path of params.yaml, data/labels.yaml
+# out: dialogues.jsonl (the good ones), rejects.jsonl (the others, with the reason), metrics.json
+
+
+rule validate:
+    input:
+        data=data_files(P.data.path),
+        labels=P.data.labels,
+        code=PATHS.code("validate"),
+    output:
+        dialogues=PATHS.dialogues,
+        rejects=PATHS.rejects,
+        metrics=PATHS.metrics("validate"),
+        record=PATHS.record("validate"),
+    log:
+        PATHS.log("validate"),
+    params:
+        data=[str(P.data.path), P.data.columns, P.data.encoding],
+        validate=P.section("validate"),
+    conda:
+        "../../envs/light.yaml"
+    shell:
+        "emplifai validate 2>&1 | tee {log:q}"
