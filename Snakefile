@@ -1,6 +1,7 @@
 # The EmplifAI study as a workflow: `snakemake --cores 2 all`, or `snakemake --profile slurm all` on a cluster.
 import os
 import sys
+from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -18,7 +19,7 @@ configfile: "params.yaml"
 
 
 # Stages run the `emplifai` that is installed beside this Snakemake, whether or not its environment is active.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH')}")
 
 try:
     P = schema.load("params.yaml")

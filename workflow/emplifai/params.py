@@ -47,9 +47,7 @@ class Validate(Section):
     language: Literal["ja", "any"] = Field("ja", description="texts must be in this language")
     max_characters: Positive = Field(2000, description="longest situation or turn")
     max_turns: Annotated[int, Field(ge=2)] = Field(20, description="most turns of a dialogue")
-    near_duplicate: Share = Field(
-        0.9, description="Jaccard similarity of character trigrams from which texts are near duplicates"
-    )
+    near_duplicate: Share = Field(0.9, description="Jaccard similarity of character trigrams of near duplicates")
     personal_data: Literal["reject", "mask", "allow"] = Field("reject", description="what to do with phone numbers, e-mails, ids")
     situations_per_emotion: Count | None = Field(None, description="the grid you expect; null: not checked")
     dialogues_per_situation: Count | None = Field(None, description="the grid you expect; null: not checked")

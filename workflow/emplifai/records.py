@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from emplifai.errors import UserError
 
@@ -86,6 +86,14 @@ class Score:
     f1: float | None
     status: str  # ok | empty
     text_sha256: str
+
+
+class Question(NamedTuple):
+    """A text that a judge is to rate, and the dialogue that it answers."""
+
+    dialogue: Dialogue
+    model: str  # the system that wrote it, or the kind of a contrast
+    text: str
 
 
 @dataclass(slots=True)

@@ -17,15 +17,15 @@ rule bertscore:
         record=PATHS.record("bertscore"),
     log:
         PATHS.log("bertscore"),
-    params:
-        bertscore=P.section("bertscore"),
-        models=MODELS,
+    conda:
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gres="gpu:1",
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        bertscore=P.section("bertscore"),
+        models=MODELS,
     shell:
         "emplifai bertscore 2>&1 | tee {log:q}"

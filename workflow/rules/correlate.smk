@@ -17,11 +17,11 @@ rule correlate:
         record=PATHS.record("correlate"),
     log:
         PATHS.log("correlate"),
+    conda:
+        "../../envs/light.yaml"
     params:
         correlate=P.section("correlate"),
         models=MODELS,
         judges=JUDGES,
-    conda:
-        "../../envs/light.yaml"
     shell:
         "emplifai correlate 2>&1 | tee {log:q}"

@@ -16,16 +16,16 @@ rule finetune:
         record=PATHS.record("finetune", "{model}"),
     log:
         PATHS.log("finetune", "{model}"),
-    params:
-        finetune=P.section("finetune"),
-        model=lambda wildcards: P.section("models")[wildcards.model],
+    conda:
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gres="gpu:1",
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        finetune=P.section("finetune"),
+        model=lambda wildcards: P.section("models")[wildcards.model],
     shell:
         "emplifai finetune --model {wildcards.model:q} 2>&1 | tee {log:q}"
 
@@ -37,9 +37,9 @@ rule all_finetune:
         PATHS.metrics("finetune"),
     log:
         PATHS.log("finetune"),
-    params:
-        names=TUNED,
     conda:
         "../../envs/light.yaml"
+    params:
+        names=TUNED,
     shell:
         "emplifai finetune --gather 2>&1 | tee {log:q}"

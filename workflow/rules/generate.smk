@@ -19,16 +19,16 @@ rule generate:
         record=PATHS.record("generate", "{model}"),
     log:
         PATHS.log("generate", "{model}"),
-    params:
-        generate=P.section("generate"),
-        model=lambda wildcards: P.section("models")[wildcards.model],
+    conda:
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gres=lambda wildcards: "gpu:1" if P.models[wildcards.model].uses_gpu else "",
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        generate=P.section("generate"),
+        model=lambda wildcards: P.section("models")[wildcards.model],
     shell:
         "emplifai generate --model {wildcards.model:q} 2>&1 | tee {log:q}"
 
@@ -40,9 +40,9 @@ rule all_generate:
         PATHS.metrics("generate"),
     log:
         PATHS.log("generate"),
-    params:
-        names=MODELS,
     conda:
         "../../envs/light.yaml"
+    params:
+        names=MODELS,
     shell:
         "emplifai generate --gather 2>&1 | tee {log:q}"

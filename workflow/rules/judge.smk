@@ -15,17 +15,17 @@ rule judge:
         record=PATHS.record("judge", "{judge}"),
     log:
         PATHS.log("judge", "{judge}"),
-    params:
-        judge=P.section("judge"),
-        judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
-        models=MODELS,
+    conda:
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gres=lambda wildcards: "gpu:1" if P.judges[wildcards.judge].uses_gpu else "",
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        judge=P.section("judge"),
+        judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
+        models=MODELS,
     shell:
         "emplifai judge --judge {wildcards.judge:q} 2>&1 | tee {log:q}"
 
@@ -37,9 +37,9 @@ rule all_judge:
         PATHS.metrics("judge"),
     log:
         PATHS.log("judge"),
-    params:
-        names=JUDGES,
     conda:
         "../../envs/light.yaml"
+    params:
+        names=JUDGES,
     shell:
         "emplifai judge --gather 2>&1 | tee {log:q}"

@@ -17,11 +17,11 @@ rule report:
         record=PATHS.record("report"),
     log:
         PATHS.log("report"),
+    conda:
+        "../../envs/light.yaml"
     params:
         report=P.section("report"),
         models=P.section("models"),
         judges=P.section("judges"),
-    conda:
-        "../../envs/light.yaml"
     shell:
         "emplifai report 2>&1 | tee {log:q}"

@@ -14,9 +14,9 @@ rule split:
         record=PATHS.record("split"),
     log:
         PATHS.log("split"),
-    params:
-        split=P.section("split"),
     conda:
         "../../envs/light.yaml"
+    params:
+        split=P.section("split"),
     shell:
         "emplifai split 2>&1 | tee {log:q}"

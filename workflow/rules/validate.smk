@@ -15,10 +15,10 @@ rule validate:
         record=PATHS.record("validate"),
     log:
         PATHS.log("validate"),
+    conda:
+        "../../envs/light.yaml"
     params:
         data=[str(P.data.path), P.data.columns, P.data.encoding],
         validate=P.section("validate"),
-    conda:
-        "../../envs/light.yaml"
     shell:
         "emplifai validate 2>&1 | tee {log:q}"
