@@ -18,8 +18,12 @@ min_version("9.0")
 configfile: "params.yaml"
 
 
-# Stages run the `emplifai` that is installed beside this Snakemake, whether or not its environment is active.
-os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH')}")
+# `python -m emplifai` in a rule is this Python and this checkout, whether or not an environment is active; with
+# `--software-deployment-method conda` it is the Python of the rule's own environment.
+os.environ.update(
+    PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH')}",
+    PYTHONPATH=f"{Path('workflow').absolute()}",
+)
 
 try:
     P = schema.load("params.yaml")

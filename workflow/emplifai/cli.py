@@ -24,6 +24,7 @@ HELP = {
     "prefetch": "fetch and prepare the models that params.yaml names",
     "sync": "after git checkout or dvc pull: make Snakemake believe what DVC has proved",
     "track": "send all results to MLflow (idempotent)",
+    "finish": "say where the report is and what to type next",
 }
 EACH = {"finetune": "model", "generate": "model", "judge": "judge"}  # stages with one job a model or judge
 

@@ -28,4 +28,4 @@ rule bertscore:
         bertscore=P.section("bertscore"),
         models=MODELS,
     shell:
-        "emplifai bertscore 2>&1 | tee {log:q}"
+        "python -m emplifai bertscore 2>&1 | tee {log:q}"

@@ -24,4 +24,4 @@ rule correlate:
         models=MODELS,
         judges=JUDGES,
     shell:
-        "emplifai correlate 2>&1 | tee {log:q}"
+        "python -m emplifai correlate 2>&1 | tee {log:q}"

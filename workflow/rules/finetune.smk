@@ -27,7 +27,7 @@ rule finetune:
         finetune=P.section("finetune"),
         model=lambda wildcards: P.section("models")[wildcards.model],
     shell:
-        "emplifai finetune --model {wildcards.model:q} 2>&1 | tee {log:q}"
+        "python -m emplifai finetune --model {wildcards.model:q} 2>&1 | tee {log:q}"
 
 
 rule all_finetune:
@@ -42,4 +42,4 @@ rule all_finetune:
     params:
         names=TUNED,
     shell:
-        "emplifai finetune --gather 2>&1 | tee {log:q}"
+        "python -m emplifai finetune --gather 2>&1 | tee {log:q}"

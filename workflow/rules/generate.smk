@@ -30,7 +30,7 @@ rule generate:
         generate=P.section("generate"),
         model=lambda wildcards: P.section("models")[wildcards.model],
     shell:
-        "emplifai generate --model {wildcards.model:q} 2>&1 | tee {log:q}"
+        "python -m emplifai generate --model {wildcards.model:q} 2>&1 | tee {log:q}"
 
 
 rule all_generate:
@@ -45,4 +45,4 @@ rule all_generate:
     params:
         names=MODELS,
     shell:
-        "emplifai generate --gather 2>&1 | tee {log:q}"
+        "python -m emplifai generate --gather 2>&1 | tee {log:q}"

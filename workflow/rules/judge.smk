@@ -27,7 +27,7 @@ rule judge:
         judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
         models=MODELS,
     shell:
-        "emplifai judge --judge {wildcards.judge:q} 2>&1 | tee {log:q}"
+        "python -m emplifai judge --judge {wildcards.judge:q} 2>&1 | tee {log:q}"
 
 
 rule all_judge:
@@ -42,4 +42,4 @@ rule all_judge:
     params:
         names=JUDGES,
     shell:
-        "emplifai judge --gather 2>&1 | tee {log:q}"
+        "python -m emplifai judge --gather 2>&1 | tee {log:q}"

@@ -24,4 +24,4 @@ rule report:
         models=P.section("models"),
         judges=P.section("judges"),
     shell:
-        "emplifai report 2>&1 | tee {log:q}"
+        "python -m emplifai report 2>&1 | tee {log:q}"

@@ -19,4 +19,4 @@ rule split:
     params:
         split=P.section("split"),
     shell:
-        "emplifai split 2>&1 | tee {log:q}"
+        "python -m emplifai split 2>&1 | tee {log:q}"

@@ -13,4 +13,4 @@ rule track:
     conda:
         "../../envs/light.yaml"
     shell:
-        "emplifai track 2>&1 | tee {log:q}"
+        "python -m emplifai track 2>&1 | tee {log:q}"

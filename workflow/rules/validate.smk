@@ -21,4 +21,4 @@ rule validate:
         data=[str(P.data.path), P.data.columns, P.data.encoding],
         validate=P.section("validate"),
     shell:
-        "emplifai validate 2>&1 | tee {log:q}"
+        "python -m emplifai validate 2>&1 | tee {log:q}"

@@ -1,0 +1,56 @@
+# make demo | test | ui | bench | lint | lock: each sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test quick ui bench lint lock clean
+.DELETE_ON_ERROR:
+
+demo: $(BIN)/.demo
+	@emplifai prefetch
+	@snakemake --cores $(CORES) --quiet host --rerun-incomplete all
+	@emplifai finish
+
+test: $(BIN)/.dev
+	@EMPLIFAI_MODELS=$(CURDIR)/.cache/models emplifai prefetch
+	pytest
+
+# the tests that take seconds
+quick: $(BIN)/.dev
+	pytest -m "not slow and not real" -q
+
+ui: $(BIN)/.demo
+	@emplifai ui
+
+bench: $(BIN)/.dev
+	@for file in benchmarks/*.py; do echo "== $$file"; python $$file || exit 1; done
+
+lint: $(BIN)/.dev
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+
+# new pins, after a change of the ranges in pyproject.toml (wants uv)
+lock:
+	$(PYTHON) envs/lock.py
+
+clean:
+	rm -rf .venv .cache .snakemake logs results/*/
+
+# One environment; a mark for each set of packages in it.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo")'
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into .venv (some minutes; see README for sizes)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[embedded]"
+	@touch $@
+
+$(BIN)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into .venv (some minutes; see README for sizes)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@ $(BIN)/.demo
