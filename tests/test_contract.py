@@ -1,0 +1,155 @@
+"""One name per stage everywhere, and both engines plan the same."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import BIN, ROOT, environment
+from emplifai import STAGES, cli, params
+from emplifai.errors import UserError
+from emplifai.paths import Paths
+
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def test_one_name_per_stage():
+    package, rules = ROOT / "workflow/emplifai", ROOT / "workflow/rules"
+    assert tuple(DVC) == STAGES
+    assert tuple(s for s in cli.HELP if s in STAGES) == STAGES
+    for stage in STAGES:
+        assert (package / f"{stage}.py").is_file()
+        assert re.search(rf"^rule {stage}:", (rules / f"{stage}.smk").read_text(), re.M)
+        assert (ROOT / f"tests/test_{stage}.py").is_file()
+        assert list(DVC[stage]["outs"][0]) == [f"results/{stage}"]
+        assert DVC[stage]["cmd"] == f"workflow/stage.sh {stage}"
+        assert stage in params.Params.model_json_schema()["properties"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_knows_the_code_and_the_rule_of_each_stage(stage):
+    """An edited module or rule must rerun the stage in both engines."""
+    dependencies = {str(d) for d in DVC[stage]["deps"]}
+    assert str(Paths().code(stage)) in dependencies
+    assert f"workflow/rules/{stage}.smk" in dependencies
+    assert f'PATHS.code("{stage}")' in (ROOT / f"workflow/rules/{stage}.smk").read_text()
+
+
+def test_no_file_is_named_in_two_ways():
+    """Rules ask paths.py; a results/ path written by hand is a second copy."""
+    for file in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
+        assert "results/" not in re.sub(r"#.*", "", file.read_text()), file
+
+
+def test_presets_fit_the_schema():
+    for preset in (ROOT / "presets").glob("*.yaml"):
+        assert params.load(preset).models
+
+
+def test_pins_agree():
+    """Each pin of the conda files is a pin of constraints.txt; the container installs by that file."""
+    pins = set(re.findall(r"^([a-z0-9][a-z0-9._-]*==[^ ;\n]+)", (ROOT / "constraints.txt").read_text(), re.M))
+    for name in ("light", "gpu"):
+        steps = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())["dependencies"]
+        listed = {pin.split(" ;")[0].strip() for pin in steps[-1]["pip"]}
+        assert len(listed) > 50
+        assert not listed - pins
+    named = subprocess.run(["pip", "freeze"], env=environment(), capture_output=True, text=True, check=True).stdout
+    installed = {line.split("+")[0].lower().replace("_", "-") for line in named.splitlines() if "==" in line}
+    for package in ("torch", "transformers", "mlflow", "snakemake", "dvc", "peft", "bert-score"):
+        pin = next(p for p in pins if p.startswith(f"{package}=="))
+        assert pin in installed
+    assert "--constraint /opt/emplifai/constraints.txt" in (ROOT / "envs/emplifai.def").read_text()
+
+
+BAD = {
+    "finetune: {rnak: 3}": "finetune.rnak: unknown key; did you mean 'rank'?",
+    "finetune: {rank: many}": "finetune.rank: Input should be a valid integer",
+    "models: {a/b: {backend: parrot}}": "models.a/b: a name may hold letters",
+    "models: {a..b: {backend: parrot}}": "models.a..b: a name may hold letters",
+    "models: {m: {backend: transformers}}": "models.m: backend transformers needs 'model'",
+    "models: {m: {backend: openai, model: x}}": "models.m: backend openai needs 'base_url'",
+    "models: {m: {backend: parrot, adapter: finetune}}": "models.m: 'adapter' goes with backend transformers",
+    "split: {dev: 0.6, test: 0.6}": "split: dev + test must leave something to train on",
+    "judge: {scale: [5, 1]}": "judge: scale must rise",
+    "judge: {criteria: [kindness]}": "judge.criteria.0: Input should be 'fluency'",
+    "generate: {samples: 3}": "generate: samples above 1 need temperature above 0",
+    "models: [": "not YAML",
+}
+
+
+@pytest.mark.parametrize("text,message", BAD.items())
+def test_bad_params_are_named_with_line_and_key(tmp_path, text, message):
+    file = tmp_path / "params.yaml"
+    file.write_text(text if "models" in text else f"models: {{m: {{backend: parrot}}}}\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        params.load(file)
+    assert message in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_all_faults_of_params_at_once_and_status_2(tmp_path):
+    (tmp_path / "params.yaml").write_text("models: {m: {backend: parrot}}\nfinetune: {rnak: 3, rank: many}\nsplit: {dev: 2}\n")
+    done = subprocess.run([BIN / "emplifai", "split"], cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert done.returncode == 2
+    assert done.stderr.count("error: params.yaml:") == 3
+    assert "params.yaml:3: split.dev" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_params_file(tmp_path):
+    done = subprocess.run([BIN / "emplifai", "split"], cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert done.returncode == 2
+    assert "params.yaml: no such file" in done.stderr
+
+
+def test_unknown_model_names_those_that_there_are(run):
+    done = run("emplifai", "generate", "--model", "nobody", ok=False)
+    assert done.returncode == 2
+    assert "no model 'nobody'" in done.stderr and "tuned" in done.stderr
+
+
+def test_snakemake_says_what_is_wrong_with_params(run, project):
+    with (project / "params.yaml").open("a") as file:
+        file.write("finetnue: {}\n")
+    done = run("snakemake", "-n", ok=False)
+    assert "finetnue: unknown key; did you mean 'finetune'?" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_on_the_command_line_is_refused(run):
+    done = run("snakemake", "-n", "--config", "split={seed: 1}", ok=False)
+    assert "change values there" in done.stdout + done.stderr
+
+
+def test_help_is_quick_and_light_stages_import_nothing_heavy():
+    code = """
+import sys
+from emplifai import cli, params, paths, records, sync, gather, prefetch, finish
+for stage in ("validate", "split", "correlate", "report", "track", "judge", "generate", "finetune", "bertscore"):
+    __import__(f"emplifai.{stage}")
+heavy = {"torch", "transformers", "mlflow", "pandas", "peft", "scipy", "sklearn", "matplotlib", "datasketch"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([BIN / "python", "-c", code], check=True, env=environment())
+    code = "import sys, emplifai.cli as c; c.parser(); assert 'pydantic' not in sys.modules and 'yaml' not in sys.modules"
+    subprocess.run([BIN / "python", "-c", code], check=True, env=environment())
+    for command in cli.HELP:
+        done = subprocess.run([BIN / "emplifai", command, "--help"], capture_output=True, text=True, check=True)
+        assert "usage: emplifai" in done.stdout
+
+
+def test_profile_slurm_resolves_in_a_clone():
+    assert (ROOT / "slurm").is_symlink()
+    assert Path(ROOT / "slurm/profile.yaml").is_file()
+    profile = yaml.safe_load((ROOT / "slurm/profile.yaml").read_text())
+    assert profile["executor"] == "slurm"
+    assert profile["slurm-status-command"] == "squeue"
+
+
+def test_no_rule_has_retries_of_its_own():
+    """A rule's retries repeat inside the SLURM job, with the memory of the first attempt."""
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        assert "retries" not in file.read_text()
