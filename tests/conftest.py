@@ -60,15 +60,14 @@ def corpus(emotions: int = 4, situations: int = 10) -> dict[str, list[dict]]:
     return {f.stem: [json.loads(line) for line in f.read_text("utf-8").splitlines()[:situations]] for f in files}
 
 
-@pytest.fixture
-def project(tmp_path, tiny_model) -> Path:
-    """A copy of the project that runs in seconds: 4 emotions, tiny models. Code is the checkout's own, linked."""
-    folder = tmp_path / "project"
+def make_project(folder: Path, tiny_model: Path) -> Path:
+    """A copy of the project that runs in seconds: 4 emotions of the corpus, tiny models."""
     folder.mkdir()
-    for name in ("Snakefile", "dvc.yaml", "workflow", "envs", "slurm", ".dvcignore", ".gitignore"):
+    for name in ("Snakefile", "dvc.yaml", "workflow", "envs", "slurm", ".dvc", ".dvcignore", ".gitignore"):
         source = ROOT / name
         if source.is_dir() and not source.is_symlink():
-            shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp", "config.local")
+            shutil.copytree(source, folder / name, symlinks=True, ignore=ignored)
         elif source.exists():
             shutil.copy(source, folder / name, follow_symlinks=False)
     (folder / "data/corpus").mkdir(parents=True)
@@ -80,30 +79,31 @@ def project(tmp_path, tiny_model) -> Path:
     return folder
 
 
+@pytest.fixture
+def project(tmp_path, tiny_model) -> Path:
+    """A small project in a folder of its own."""
+    return make_project(tmp_path / "project", tiny_model)
+
+
 def tiny_params(model: Path) -> dict:
-    """params.yaml of the whole workflow on a tiny model."""
-    small = {"backend": "transformers", "model": str(model), "dtype": "float32"}
-    return {
-        "data": {"path": "data/corpus", "labels": "data/labels.yaml", "ratings": "data/ratings"},
-        "validate": {"max_reject_share": 0.0},
-        "split": {"seed": 42, "dev": 0.1, "test": 0.1},
-        "finetune": {"rank": 4, "epochs": 1, "max_dialogues": 32, "checkpoint_every": 2},
+    """The project's own params.yaml, with tiny models and small numbers: every key is one that users have."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    small = {
+        "finetune": {"rank": 4, "max_dialogues": 32, "checkpoint_every": 2},
         "generate": {"max_new_tokens": 12},
         "bertscore": {"model": str(model), "layer": 1},
         "judge": {"fit_situations": 8},
         "correlate": {"resamples": 200, "simulated_items": 12},
-        "report": {"title": "tiny"},
-        "models": {
-            "reference": {"backend": "reference"},
-            "retrieval": {"backend": "retrieval"},
-            "shuffled": {"backend": "shuffled"},
-            "parrot": {"backend": "parrot"},
-            "base": small,
-            "tuned": {**small, "adapter": "finetune"},
-        },
-        "judges": {"proxy": {"backend": "likelihood", "model": str(model)}},
-        "tracking": {"uri": "sqlite:///mlflow.db", "experiment": "test"},
     }
+    for section, values in small.items():
+        params[section] |= values
+    for entry in [*params["models"].values(), *params["judges"].values()]:
+        if "model" in entry:
+            entry["model"] = str(model)
+    for entry in params["models"].values():
+        if entry["backend"] == "transformers":
+            entry["dtype"] = "float32"
+    return params
 
 
 def write_params(folder: Path, values: dict) -> None:
@@ -129,9 +129,8 @@ def environment(**more: str) -> dict[str, str]:
     return {**keep, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", **more}
 
 
-@pytest.fixture
-def run(project):
-    """run("snakemake", "--cores", "2", "all", ok=True) in the project; returns the finished process with its texts."""
+def runner(project: Path):
+    """run("snakemake", "--cores", "2", "all", ok=True) in a project; returns the finished process with its texts."""
 
     def call(*command: str, ok: bool | None = True, timeout: float = 600, cwd: Path = project, **env: str):
         done = subprocess.run(
@@ -142,3 +141,9 @@ def run(project):
         return done
 
     return call
+
+
+@pytest.fixture
+def run(project):
+    """The runner of `project`."""
+    return runner(project)
