@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+
 from conftest import ROOT, change_params, write_params
 
 pytestmark = pytest.mark.slow
