@@ -153,3 +153,10 @@ def test_no_rule_has_retries_of_its_own():
     """A rule's retries repeat inside the SLURM job, with the memory of the first attempt."""
     for file in (ROOT / "workflow/rules").glob("*.smk"):
         assert "retries" not in file.read_text()
+
+
+def test_the_parameter_reference_is_up_to_date():
+    import runpy
+
+    page = runpy.run_path(str(ROOT / "docs/make.py"))["page"]()
+    assert (ROOT / "docs/params.md").read_text("utf-8") == page, "run: python docs/make.py"
