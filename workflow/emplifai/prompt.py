@@ -86,7 +86,48 @@ def _chat(dialogue, labels, tokenizer, emotion, reply, shots) -> list[Segment]:
     return pieces
 
 
-def before(pieces: list[Segment], task: str) -> str:
-    """What a model reads before it writes its answer to a task."""
+def split_at(pieces: list[Segment], task: str) -> tuple[list[Segment], str]:
+    """What a model reads before it writes its (last) answer to a task, and that answer with its end."""
     last = max(k for k, (_, t) in enumerate(pieces) if t == task)
-    return "".join(text for text, _ in pieces[:last])
+    return pieces[:last], pieces[last][0]
+
+
+def before(pieces: list[Segment], task: str) -> str:
+    """The text that a model reads before it writes its answer to a task."""
+    return "".join(text for text, _ in split_at(pieces, task)[0])
+
+
+def encode(pieces: list[Segment], tokenizer: Any) -> tuple[list[int], list[str | None]]:
+    """Token ids of a text in pieces, and for each token the task that learns it (None: given).
+
+    The one way from text to ids: training, generation and scoring all use it, so that they agree to the token at every
+    boundary. Each piece is tokenised by itself and the ids are joined. The plain form starts with one BOS where the
+    tokenizer has one, and words such as "<eos>" in a text stay words; a chat template brings its own special tokens.
+    """
+    plain = not getattr(tokenizer, "chat_template", None)
+    ids = [tokenizer.bos_token_id] if plain and tokenizer.bos_token_id is not None else []
+    tasks: list[str | None] = [None] * len(ids)
+    for number, (text, task) in enumerate(pieces):
+        new = encode_piece(text, tokenizer, first=number == 0)
+        ids += new
+        tasks += [task] * len(new)
+    return ids, tasks
+
+
+def encode_piece(text: str, tokenizer: Any, first: bool = False) -> list[int]:
+    """Ids of one piece, no special token added. first: it opens the text.
+
+    Some tokenizers (SentencePiece) put a blank before a text; a piece that does not open the text is read after a line
+    break, which is then cut off, so that it gets none.
+    """
+    if not text:
+        return []
+    plain = not getattr(tokenizer, "chat_template", None)
+
+    def ids(part: str) -> list[int]:
+        return tokenizer(part, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+
+    if first:
+        return ids(text)
+    lead, whole = ids("\n"), ids("\n" + text)
+    return whole[len(lead) :] if whole[: len(lead)] == lead and len(whole) > len(lead) else ids(text)
