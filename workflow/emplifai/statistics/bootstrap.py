@@ -91,9 +91,10 @@ def draw(clusters: int, resamples: int, seed: int) -> np.ndarray:
     return counts
 
 
-def replicate(measure: Measure, cluster: np.ndarray, resamples: int, seed: int) -> Replicates:
-    """Resample whole clusters. cluster: (items,) whole numbers 0 .. clusters - 1, each used at least once."""
-    sums, clusters = _cluster_sums(measure.features, cluster), int(cluster.max()) + 1
+def replicate(measure: Measure, cluster: np.ndarray, resamples: int, seed: int, clusters: int | None = None) -> Replicates:
+    """Resample whole clusters. cluster: (items,) whole numbers 0 .. clusters - 1; clusters: how many, if some have no item."""
+    clusters = clusters or int(cluster.max()) + 1
+    sums = _cluster_sums(measure.features, cluster, clusters)
     total = np.asarray(sums.sum(0), float).reshape(1, -1)
     counts = draw(clusters, resamples, seed)
     return Replicates(
@@ -116,7 +117,10 @@ def difference(a: Replicates, b: Replicates) -> Replicates:
 def interval(
     replicates: Replicates, confidence: float = 0.95, method: Literal["percentile", "bca"] = "bca"
 ) -> tuple[float | None, float | None]:
-    """The interval; none where most resamples leave the statistic undefined. BCa falls back to percentile where it has no value."""
+    """The interval; none where most resamples leave the statistic undefined.
+
+    BCa falls back to percentile where it has no value (all resamples on one side of the estimate).
+    """
     drawn = replicates.drawn[np.isfinite(replicates.drawn)]
     if len(drawn) < max(2, len(replicates.drawn) / 2) or len(replicates.jackknife) < 2:
         return None, None
@@ -140,11 +144,11 @@ def _bca_levels(replicates: Replicates, drawn: np.ndarray, levels: np.ndarray) -
     return ndtr(bias + z / (1 - (pull**3).sum() / spread / 6 * z))
 
 
-def _cluster_sums(features: Any, cluster: np.ndarray) -> Any:
+def _cluster_sums(features: Any, cluster: np.ndarray, clusters: int) -> Any:
     """Sums of the features by cluster: (clusters, p), sparse where the features are and that is smaller."""
     from scipy import sparse
 
-    member = sparse.csr_array((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))))
+    member = sparse.csr_array((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))), shape=(clusters, len(cluster)))
     sums = member @ features
     if sparse.issparse(sums):
         sums = sums.tocsr()
