@@ -47,7 +47,12 @@ class Validate(Section):
     language: Literal["ja", "any"] = Field("ja", description="texts must be in this language")
     max_characters: Positive = Field(2000, description="longest situation or turn")
     max_turns: Annotated[int, Field(ge=2)] = Field(20, description="most turns of a dialogue")
-    near_duplicate: Share = Field(0.9, description="Jaccard similarity of character trigrams of near duplicates")
+    normalization: Literal["nfkc-ja", "nfkc", "nfc"] = Field(
+        "nfkc-ja", description="of texts; nfkc-ja: NFKC, but the full-width punctuation of Japanese print stays as it is"
+    )
+    near_duplicate: Annotated[float, Field(ge=0.5, le=1)] = Field(
+        0.9, description="Jaccard similarity of character trigrams of near duplicates; the split keeps them on one side"
+    )
     personal_data: Literal["reject", "mask", "allow"] = Field("reject", description="what to do with phone numbers, e-mails, ids")
     situations_per_emotion: Count | None = Field(None, description="the grid you expect; null: not checked")
     dialogues_per_situation: Count | None = Field(None, description="the grid you expect; null: not checked")
@@ -124,6 +129,7 @@ class Bertscore(Section):
     layer: Positive | None = Field(11, description="hidden layer; null: the one bert-score recommends")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: Positive = Field(8192, description="tokens of a batch")
+    seed: int = Field(42, description="of the shuffled null")
 
 
 class Judge(Section):
@@ -255,6 +261,13 @@ class Params(Section):
     def section(self, stage: str) -> dict[str, Any]:
         """A section as plain JSON values, defaults filled in: what a rule's `params` holds."""
         return self.model_dump(mode="json", by_alias=True)[stage]
+
+
+def defaults() -> Params:
+    """What holds where there is no params.yaml: the checkout's own labels, and the reference as the only system."""
+    labels = Data.model_fields["labels"].default
+    here = labels if labels.exists() else Path(__file__).parents[2] / labels
+    return Params(data=Data(labels=here), models={"reference": Model(backend="reference")})
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -44,6 +44,11 @@ class Paths:
     def rejects(self) -> Path:
         return self.stage("validate") / "rejects.jsonl"
 
+    @property
+    def overlaps(self) -> Path:
+        """Near duplicates, and texts that several situations share: kept, but told of."""
+        return self.stage("validate") / "overlaps.jsonl"
+
     # split
     def part(self, part: str) -> Path:
         """Dialogues of a part: train, dev or test."""
@@ -72,6 +77,10 @@ class Paths:
     # bertscore
     def scores(self, model: str) -> Path:
         return self.stage("bertscore") / f"{model}.jsonl"
+
+    def score_table(self, name: str) -> Path:
+        """A table of the bertscore stage: emotions (scores by emotion) or confusion (of the emotion task)."""
+        return self.stage("bertscore") / f"{name}.csv"
 
     # judge
     def judgements(self, judge: str, model: str) -> Path:

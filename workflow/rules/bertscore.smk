@@ -1,6 +1,6 @@
 # Score all answers against the reference: one job, so that each text is encoded once.
 # in:  all replies and emotions; test dialogues
-# out: MODEL.jsonl, metrics.json
+# out: MODEL.jsonl, emotions.csv (by emotion), confusion.csv (emotion task), metrics.json
 
 
 rule bertscore:
@@ -13,6 +13,7 @@ rule bertscore:
         code=PATHS.code("bertscore"),
     output:
         scores=[PATHS.scores(model) for model in MODELS],
+        tables=[PATHS.score_table(name) for name in ("emotions", "confusion")],
         metrics=PATHS.metrics("bertscore"),
         record=PATHS.record("bertscore"),
     log:
