@@ -87,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     from emplifai import params as schema
 
-    params = schema.load(args.params)
+    alone = getattr(args, "data", None) and args.params == Path("params.yaml") and not args.params.exists()
+    params = schema.defaults() if alone else schema.load(args.params)
     if args.command not in STAGES:
         importlib.import_module(f"emplifai.{args.command}").run(params, Paths())
         return

@@ -18,5 +18,6 @@ rule split:
         "../../envs/light.yaml"
     params:
         split=P.section("split"),
+        near_duplicate=P.section("validate")["near_duplicate"],
     shell:
         "python -m emplifai split 2>&1 | tee {log:q}"

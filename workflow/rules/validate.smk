@@ -1,6 +1,7 @@
 # Check the dialogues.
 # in:  data.path of params.yaml, data/labels.yaml
-# out: dialogues.jsonl (the good ones), rejects.jsonl (the others, with the reason), metrics.json
+# out: dialogues.jsonl (the good ones), rejects.jsonl (the others, with the reason), overlaps.jsonl
+#      (near duplicates, texts that situations share), metrics.json
 
 
 rule validate:
@@ -11,6 +12,7 @@ rule validate:
     output:
         dialogues=PATHS.dialogues,
         rejects=PATHS.rejects,
+        overlaps=PATHS.overlaps,
         metrics=PATHS.metrics("validate"),
         record=PATHS.record("validate"),
     log:
