@@ -1,0 +1,201 @@
+"""The likelihood proxy: scores from what a language model finds probable. It tells faults; it is no LLM judge.
+
+fluency: log-probability of the reply without its context. empathy: a linear head on hidden states, fitted on train
+situations whose references stand beside worse replies. emotion_empathy: how much likelier the situation and the patient's
+words make the reply (pointwise mutual information): "fits this situation". Scores are ranks among dev anchors.
+Known limit: machine text is more probable to a machine, so the proxy puts tuned models above people.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emplifai import contrast, labels, models, prompt, records
+from emplifai.backends import proxy, weights
+from emplifai.backends.features import Passage, Reader, Reading
+from emplifai.cache import Cache
+from emplifai.errors import UserError
+from emplifai.params import JudgeModel, Model, Params
+from emplifai.paths import Paths
+from emplifai.records import Dialogue, Judgement, Question, Turn, digest, sha256
+
+FAULTS = {  # the worse anchors of a criterion: the faults that it is about, and that it can see
+    "fluency": ("truncated", "garbled"),
+    "empathy": (*contrast.WRITTEN, "shuffled", "truncated", "parrot"),
+    "emotion_empathy": (*contrast.WRITTEN, "shuffled"),
+}
+SHOWN = ("shuffled", "truncated", "parrot")  # made faults that the head is fitted on, beside the written ones
+RATIONALE = {
+    "fluency": "proxy: log-probability without context, not an LLM rating",
+    "empathy": "proxy: linear head on hidden states, not an LLM rating",
+    "emotion_empathy": "proxy: PMI (fits this situation), not an LLM rating",
+}
+UNWRITTEN = "; the head knows shuffled, truncated and parroted replies only, as the data has no written contrasts"
+
+
+class Value(NamedTuple):
+    """What a criterion measured: value (None where it cannot judge), the numbers behind it."""
+
+    value: float | None
+    raw: dict[str, Any]
+
+
+def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths) -> Iterator[Judgement]:
+    """A Judgement for each question and criterion, in the order asked; method "proxy", sample 0.
+
+    Reads train and dev dialogues, and writes what the model read to .cache/judge/NAME. Raises UserError when dev is empty.
+    """
+    train, dev = (list(records.read_jsonl(paths.part(part), Dialogue)) for part in ("train", "dev"))
+    if not train or not dev:
+        raise UserError(f"judge {name}: the proxy is fitted on train and anchored on dev dialogues; split.dev must be above 0")
+    groups = chosen(train, params.judge.fit_situations)
+    fit = contrast.questions(groups, train, SHOWN)
+    anchors = contrast.questions(contrast.leading(dev), dev)
+    cache = Cache(paths.cache / "judge" / name)
+    try:
+        texts = Texts(judge, labels.load(params.data.labels), cache)
+        texts.read([*(p for q in fit for p in texts.shown(q)), *(p for q in [*anchors, *questions] for p in texts.asked(q))])
+        scorer = Scorer(texts, fit, anchors, params.judge.scale)
+    finally:
+        cache.close()
+    if not scorer.written:
+        print(f"warning: judge {name}{UNWRITTEN}", file=sys.stderr)
+    for question in questions:
+        for criterion in judge.criteria or params.judge.criteria:
+            yield scorer.judge(question, name, criterion)
+
+
+def chosen(dialogues: Iterable[Dialogue], count: int) -> list[Dialogue]:
+    """Leading dialogues of `count` situations by hash, as many of each emotion; with written contrasts where any have them."""
+    leaders = contrast.leading(dialogues)
+    leaders = [d for d in leaders if contrast.written(d)] or leaders
+    rounds: dict[str, int] = defaultdict(int)
+    order = []
+    for dialogue in sorted(leaders, key=lambda d: sha256(d.situation_id)):
+        order.append((rounds[dialogue.emotion], sha256(dialogue.situation_id), dialogue))
+        rounds[dialogue.emotion] += 1
+    return [d for _, _, d in sorted(order, key=lambda row: row[:2])[:count]]
+
+
+class Texts:
+    """The texts as the model reads them: with their context, and in the same form with all words before them blank."""
+
+    def __init__(self, judge: JudgeModel, names: dict[str, labels.Label], cache: Cache):
+        entry = Model(backend="transformers", model=judge.model, revision=judge.revision)
+        model, self.tokenizer = weights.load(entry)
+        depth = model.config.get_text_config().num_hidden_layers
+        fingerprint = models.fingerprint(judge.model, judge.revision)
+        self.reader = Reader(model, self.tokenizer, max(1, round(depth * 2 / 3)), fingerprint, cache)
+        self.labels = names
+        self.settings = [fingerprint, self.reader.layer]
+        self.readings: dict[Passage, Reading] = {}
+
+    def shown(self, question: Question) -> list[Passage]:
+        """What the head is fitted on."""
+        return [self.given(question)._replace(log_p=False)]
+
+    def asked(self, question: Question) -> list[Passage]:
+        return [self.given(question), self.blank(question)] if question.text.strip() else []
+
+    def given(self, question: Question) -> Passage:
+        return self._passage(question.dialogue, question.text, features=True)
+
+    def blank(self, question: Question) -> Passage:
+        turns = [Turn("patient", ""), Turn("supporter", "")]
+        return self._passage(replace(question.dialogue, situation="", turns=turns), question.text, features=False)
+
+    def read(self, passages: Iterable[Passage]) -> None:
+        self.readings |= self.reader.read(passages)
+
+    def _passage(self, dialogue: Dialogue, text: str, features: bool) -> Passage:
+        told = replace(dialogue, turns=[*dialogue.turns[:-1], Turn("supporter", text.strip())])
+        pieces = prompt.segments(told, self.labels, self.tokenizer)
+        last = max(k for k, (_, task) in enumerate(pieces) if task == "reply")
+        return Passage(prompt.before(pieces, "reply"), pieces[last][0], True, features)
+
+
+class Scorer:
+    """The fitted head, the anchors of each criterion and the guards."""
+
+    def __init__(self, texts: Texts, fit: Sequence[Question], anchors: Sequence[Question], scale: tuple[int, int]):
+        self.texts, self.scale = texts, scale
+        self.written = any(q.model in contrast.WRITTEN for q in fit)
+        self.head = proxy.fit_head(*pairs(fit, [self._read(texts.shown(q)[0]).features for q in fit]))
+        references = [q for q in anchors if q.model == "reference"]
+        self.limit = proxy.overlap_limit([(q.text, q.dialogue.patient) for q in references])
+        self.anchors = {criterion: self._anchors(criterion, anchors) for criterion in FAULTS}
+
+    def judge(self, question: Question, name: str, criterion: str) -> Judgement:
+        found = self.measure(question, criterion)
+        rationale = RATIONALE[criterion] + (UNWRITTEN if criterion == "empathy" and not self.written else "")
+        passage = self._passage(question, criterion)
+        return Judgement(
+            judge=name,
+            dialogue_id=question.dialogue.dialogue_id,
+            model=question.model,
+            criterion=criterion,
+            sample=0,
+            score=None if found.value is None else round(self._score(criterion, found), 4),
+            status="refused" if found.value is None else "ok",
+            method="proxy",
+            rationale=rationale,
+            raw=json.dumps(found.raw, ensure_ascii=False),
+            prompt_sha256=digest([passage.context, criterion, *self.texts.settings]),
+            text_sha256=sha256(question.text),
+        )
+
+    def measure(self, question: Question, criterion: str) -> Value:
+        """The criterion's raw number, or why there is none."""
+        if not question.text.strip():
+            return Value(None, {"reason": "empty reply: not asked"})
+        reading = self._read(self._passage(question, criterion))
+        blank = self._read(self.texts.blank(question))
+        if reading.tokens == 0 or blank.tokens == 0:
+            return Value(None, {"reason": "longer than the model can read"})
+        if criterion == "fluency":
+            return Value(blank.log_p, {"log_p": _round(blank.log_p), "tokens": blank.tokens})
+        if criterion == "empathy":
+            value = self.head(reading.features)
+            return Value(value, {"head": _round(value)})
+        return self._fit(question, reading, blank)
+
+    def _fit(self, question: Question, given: Reading, blank: Reading) -> Value:
+        pmi = given.log_p - blank.log_p
+        shared = proxy.overlap(question.text, question.dialogue.patient)
+        raw = {"pmi": _round(pmi), "log_p_given": _round(given.log_p), "log_p": _round(blank.log_p), "overlap": _round(shared)}
+        if not contrast.ends(question.text):
+            return Value(None, {"reason": "does not end in a sentence mark: PMI rewards texts that are cut off", **raw})
+        return Value(pmi, {**raw, "capped": shared > self.limit})
+
+    def _score(self, criterion: str, found: Value) -> float:
+        """On the scale. A reply that repeats the patient gets at most what the median of the worse anchors gets."""
+        low, high = self.scale
+        score = self.anchors[criterion].score(found.value, self.scale)
+        return min(score, low + (high - low) / 4) if found.raw.get("capped") else score
+
+    def _anchors(self, criterion: str, anchors: Sequence[Question]) -> proxy.Anchors:
+        values = [(q.model, self.measure(q, criterion).value) for q in anchors if q.model in ("reference", *FAULTS[criterion])]
+        good = [v for kind, v in values if kind == "reference" and v is not None]
+        return proxy.anchors([v for kind, v in values if kind != "reference" and v is not None], good)
+
+    def _passage(self, question: Question, criterion: str) -> Passage:
+        return self.texts.blank(question) if criterion == "fluency" else self.texts.given(question)
+
+    def _read(self, passage: Passage) -> Reading:
+        return self.texts.readings[passage]
+
+
+def pairs(questions: Sequence[Question], features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Features of each reference beside each worse reply to the same patient: two arrays [pairs, features]."""
+    good = {q.dialogue.dialogue_id: f for q, f in zip(questions, features, strict=True) if q.model == "reference"}
+    rows = [(good[q.dialogue.dialogue_id], f) for q, f in zip(questions, features, strict=True) if q.model != "reference"]
+    return np.stack([g for g, _ in rows]), np.stack([b for _, b in rows])
+
+
+def _round(value: float) -> float:
+    return round(value, 6)
