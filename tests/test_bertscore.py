@@ -242,7 +242,7 @@ def test_stage(project, run):
     assert metrics["shuffled.emotion.accuracy"] == 0.25, "one label for all of four emotions"
     assert metrics["shuffled.emotion.f1"] == metrics["shuffled.emotion.null"], "a constant answer is its own null"
     assert metrics["shuffled.emotion.rescaled"] == 0
-    assert metrics["shuffled.reply.null"] < metrics["reference.reply.f1"]
+    assert metrics["shuffled.reply.null"] < 1, "the system shuffled may not meet its own text in the null"
     for key in ("parrot.reply", "shuffled.reply"):
         assert metrics[f"{key}.f1_low"] <= metrics[f"{key}.f1"] <= metrics[f"{key}.f1_high"]
         null, f1 = metrics[f"{key}.null"], metrics[f"{key}.f1"]
@@ -277,20 +277,21 @@ def test_stage(project, run):
     assert not (out / "parrot.jsonl").exists(), "scores of a model taken out of the params"
 
 
-def test_faults_of_the_user(project, run):
+def test_faults_of_the_user(project, run, tiny_model):
     fabricate(project)
+    good = str(tiny_model)
     change_params(project, bertscore__layer=3)
     done = run("emplifai", "bertscore", ok=False)
     assert done.returncode == 2 and "has 2 layers, found 3" in done.stderr and "Traceback" not in done.stderr
     change_params(project, bertscore__layer=None)
     done = run("emplifai", "bertscore", ok=False)
     assert done.returncode == 2 and "bertscore.layer" in done.stderr and "Traceback" not in done.stderr
-    broken = shutil.copytree(project.parent / "project/data", project / "broken")
-    (broken / "config.json").write_text('{"model_type": "llama"}')
+    broken = shutil.copytree(tiny_model, project / "broken")
+    (broken / "model.safetensors").write_bytes(b"half a file")
     change_params(project, bertscore__layer=1, bertscore__model="./broken")
     done = run("emplifai", "bertscore", ok=False)
-    assert done.returncode == 2 and "bertscore.model" in done.stderr and "Traceback" not in done.stderr
-    change_params(project, bertscore__layer=1)
+    assert done.returncode == 2 and "cannot be loaded" in done.stderr and "Traceback" not in done.stderr
+    change_params(project, bertscore__model=good)
     path = project / "results/generate/parrot/reply.jsonl"
     path.write_text(path.read_text().replace('"dialogue_id": "', '"dialogue_id": "no-', 1))
     done = run("emplifai", "bertscore", ok=False)
@@ -304,8 +305,9 @@ def test_partners_are_of_another_situation_whatever_the_order():
     turns = [{"role": "patient", "text": "a"}, {"role": "supporter", "text": "b"}]
     rows = [Dialogue(f"s{s}-{k}", f"s{s}", "joy", None, "", turns) for s in range(5) for k in range(3)]
     found = partners(rows, 1)
-    assert all(found[r.dialogue_id].situation_id != r.situation_id for r in rows)
-    assert {k: v.dialogue_id for k, v in partners(rows[::-1], 1).items()} == {k: v.dialogue_id for k, v in found.items()}
+    assert all(d.situation_id != r.situation_id for r in rows for d in found[r.dialogue_id])
+    assert len({found[r.dialogue_id][0].dialogue_id for r in rows}) == len(rows), "each reference is met once"
+    assert partners(rows[::-1], 1) == found
     assert any(partners(rows, 2)[k] != v for k, v in found.items())
     assert partners(rows[:3], 1) == {}
 

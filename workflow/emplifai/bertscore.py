@@ -82,7 +82,9 @@ def _null_pairs(task: str, items: list[Item], test: dict[str, Dialogue], seed: i
         words, gold = Counter(i.candidate for i in items), Counter(i.reference for i in items)
         return Counter({(w, g): words[w] * gold[g] for w in words for g in gold})
     other = partners(test.values(), seed)
-    return Counter((i.candidate, other[i.dialogue.dialogue_id].reference) for i in items if other)
+    drawn = ((i, [d.reference for d in other.get(i.dialogue.dialogue_id, [])]) for i in items)
+    # a system that answers with other dialogues' replies may have drawn the very reference: that is no chance agreement
+    return Counter((i.candidate, new[0]) for i, refs in drawn if (new := [r for r in refs if r != i.candidate]))
 
 
 def _score(item: Item, scores: Scores) -> Score:

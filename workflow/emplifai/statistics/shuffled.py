@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from emplifai.records import Dialogue, sha256
 
 
-def partners(dialogues: Iterable[Dialogue], seed: int) -> dict[str, Dialogue]:
-    """{dialogue_id: a dialogue of another situation}; empty with fewer than two situations.
+def partners(dialogues: Iterable[Dialogue], seed: int) -> dict[str, list[Dialogue]]:
+    """{dialogue_id: dialogues of another situation, the first one preferred}; empty with fewer than two situations.
 
     Situations stand in a circle by the hash of seed and name, each meets the next: the order of rows changes nothing.
     """
@@ -20,5 +20,5 @@ def partners(dialogues: Iterable[Dialogue], seed: int) -> dict[str, Dialogue]:
     found = {}
     for here, there in zip(circle, circle[1:] + circle[:1], strict=True):
         mine, others = (sorted(groups[s], key=lambda d: d.dialogue_id) for s in (here, there))
-        found |= {d.dialogue_id: others[k % len(others)] for k, d in enumerate(mine)}
+        found |= {d.dialogue_id: others[k % len(others) :] + others[: k % len(others)] for k, d in enumerate(mine)}
     return found
