@@ -39,7 +39,20 @@ def parser() -> argparse.ArgumentParser:
         if name in STAGES:
             _stage(command, name)
     commands.choices["validate"].add_argument("--data", type=Path, metavar="PATH", help="instead of data.path of the params")
+    _own_tables(commands.choices["correlate"])
     return top
+
+
+def _own_tables(command: argparse.ArgumentParser) -> None:
+    own = command.add_argument_group("your own tables, without params.yaml or any results")
+    own.add_argument("--ratings", type=Path, metavar="CSV", help="rater_id, dialogue_id, model, criterion, score")
+    own.add_argument("--judgements", type=Path, metavar="CSV", help="judge, dialogue_id, model, criterion, score")
+    own.add_argument("--scale", type=float, nargs=2, default=(1, 5), metavar=("LOW", "HIGH"), help="default: 1 5")
+    own.add_argument("--cluster", default="", metavar="COLUMN", help="default: situation_id, else dialogue_id")
+    own.add_argument("--by", nargs="+", default=[], metavar="COLUMN", help="agreement by the groups of this column too")
+    own.add_argument("--epsilon", type=float, default=0.2, help="of the alternative annotator test; default: %(default)s")
+    own.add_argument("--resamples", type=int, default=2000, help="of whole clusters; default: %(default)s")
+    own.add_argument("--seed", type=int, default=42, help="default: %(default)s")
 
 
 def _stage(command: argparse.ArgumentParser, stage: str) -> None:
@@ -87,6 +100,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     from emplifai import params as schema
 
+    if args.command == "correlate" and (args.ratings or args.judgements):
+        importlib.import_module("emplifai.correlate").from_tables(args)
+        return
     alone = getattr(args, "data", None) and args.params == Path("params.yaml") and not args.params.exists()
     params = schema.defaults() if alone else schema.load(args.params)
     if args.command not in STAGES:

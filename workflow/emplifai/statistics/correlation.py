@@ -9,6 +9,7 @@ from emplifai.statistics.bootstrap import Measure
 
 GRID = 20_000  # largest table of distinct values by distinct values that Kendall's tau is counted on
 PAIRS = 4_000  # most distinct items for which all signs are kept
+TIE = 10  # decimals: means of the same ratings, summed in another order, are tied
 TINY = 1e-12  # a variance below this share of the whole is rounding, not spread
 
 
@@ -33,8 +34,8 @@ class _Table:
     def __init__(self, x: np.ndarray, y: np.ndarray):
         from scipy import sparse
 
-        xs, ix = np.unique(x, return_inverse=True)
-        ys, iy = np.unique(y, return_inverse=True)
+        xs, ix = np.unique(np.round(x, TIE), return_inverse=True)
+        ys, iy = np.unique(np.round(y, TIE), return_inverse=True)
         pairs, cell = np.unique(ix.astype(np.int64) * len(ys) + iy, return_inverse=True)
         self.ix, self.iy, self.shape = pairs // len(ys), pairs % len(ys), (len(xs), len(ys))
         self.features = sparse.csr_array((np.ones(len(x)), (np.arange(len(x)), cell)), shape=(len(x), len(pairs)))

@@ -1,0 +1,296 @@
+"""agreement.csv: how far judges agree with people, and people with each other, with intervals, level by level.
+
+Levels: pooled (all items), within_model (each model, and their mean), within_cluster (inside each cluster, then averaged),
+system (means of the models), raters (people among themselves).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from emplifai.panel import Panel
+from emplifai.statistics import alt_test, correlation, deviation, icc, kappa, krippendorff, multiplicity, ppi
+from emplifai.statistics.bootstrap import Measure, Replicates, interval, mean_of, replicate
+from emplifai.statistics.significance import p_value
+from emplifai.statistics.systems import systems
+from emplifai.statistics.within import within
+
+COLUMNS = (
+    "criterion", "judge", "by", "group", "level", "statistic", "reference", "n_items", "n_raters",
+    "estimate", "ci_low", "ci_high", "p_value", "p_adjusted", "status",
+)  # fmt: skip
+ORDER = ("pearson", "spearman", "kendall_tau_b", "pairwise_accuracy")
+SCALE = ("bias", "mae", *icc.KINDS)  # need both sides on one scale
+TESTED = ("pearson", "spearman", "kendall_tau_b", "bias")  # get a p-value of "none"
+FEWEST = 3  # items of a correlation: two always correlate perfectly
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    scale: tuple[float, float] = (1, 5)
+    cluster: str = "situation_id"
+    by: tuple[str, ...] = ()
+    confidence: float = 0.95
+    resamples: int = 2000
+    interval: Literal["percentile", "bca"] = "bca"
+    epsilon: float = 0.2
+    seed: int = 42
+
+
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], Measure]] = {
+    "pearson": correlation.pearson,
+    "spearman": correlation.spearman,
+    "kendall_tau_b": correlation.kendall,
+    "pairwise_accuracy": correlation.pairwise_accuracy,
+    "weighted_kappa": kappa.weighted_kappa,
+    "bias": deviation.bias,
+    "mae": deviation.mean_absolute_error,
+    **{kind: lambda judge, human, kind=kind: icc.icc(np.column_stack([judge, human]), kind) for kind in icc.KINDS},
+}
+
+
+def table(panels: list[Panel], settings: Settings, models: bool) -> list[Row]:
+    """All rows. models: whether the data tell systems apart; without, everything is pooled."""
+    rows: list[Row] = []
+    for panel in panels:
+        rows += rater_rows(panel, settings)
+        for judge in panel.judges:
+            rows += judge_rows(panel, judge, settings, models)
+    return _adjust(rows, models)
+
+
+def rater_rows(panel: Panel, settings: Settings) -> Iterator[Row]:
+    """How reliable people are."""
+    rated = panel.of(panel.count > 0)
+    make = _Maker(rated, "", "raters", settings)
+    for level in ("ordinal", "interval", "nominal"):
+        yield make.row(f"krippendorff_{level}", "", lambda level=level: krippendorff.alpha(rated.ratings, level), _people(rated))
+    for kind in icc.KINDS:
+        yield make.row(kind, "", lambda kind=kind: icc.icc(rated.ratings, kind), _people(rated))
+    yield make.row("leave_one_out_spearman", "leave_one_out", lambda: _leave_one_out(rated, None, settings), _people(rated))
+
+
+def judge_rows(panel: Panel, judge: str, settings: Settings, models: bool) -> Iterator[Row]:
+    """How far one judge agrees with people."""
+    shared = panel.judged(judge)
+    yield from _pooled(shared, judge, settings)
+    yield _ppi(panel, judge, "pooled", "", "", settings)
+    for by in settings.by:
+        for group in sorted(shared.items[by].dropna().unique()):
+            yield from _group(shared.of((shared.items[by] == group).to_numpy()), judge, by, group, settings)
+    if models:
+        yield from _within_models(panel, shared, judge, settings)
+        yield from _within_clusters(shared, judge, settings)
+        yield from _systems(shared, judge, settings)
+
+
+def _pooled(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
+    yield from _group(shared, judge, "", "", settings)
+    make, scores = _Maker(shared, judge, "pooled", settings), shared.judges[judge]
+    off = _off_scale(shared, judge)
+    for kind in icc.KINDS:
+        why = off or _few(shared) or _constant(scores, shared.human, both=True)
+        yield make.row(kind, "mean", lambda kind=kind: MEASURES[kind](scores, shared.human), why)
+    why = _people(shared) or _few(shared) or _constant(scores)
+    yield make.row("leave_one_out_spearman", "leave_one_out", lambda: _leave_one_out(shared, scores, settings), why)
+    yield from _alt_test(shared, make, scores, off or _people(shared), settings)
+
+
+def _group(shared: Panel, judge: str, by: str, group: str, settings: Settings) -> Iterator[Row]:
+    """Order, kappa, bias and error over the items given."""
+    make = _Maker(shared, judge, "pooled" if by != "model" else "within_model", settings, by, group)
+    for statistic, reference in (*((s, "mean") for s in ORDER), ("weighted_kappa", "median"), ("bias", "mean"), ("mae", "mean")):
+        human = shared.median if reference == "median" else shared.human
+        why = why_not(statistic, shared, judge, human)
+        yield make.row(statistic, reference, lambda s=statistic, h=human: MEASURES[s](shared.judges[judge], h), why)
+
+
+def _within_models(panel: Panel, shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
+    rows: dict[str, list[tuple[Replicates | None, int]]] = {}
+    for model in sorted(panel.items["model"].unique()):
+        part = shared.items["model"].to_numpy() == model
+        some = shared.of(part)
+        for row in _group(some, judge, "model", model, settings):
+            rows.setdefault(row["statistic"], []).append((_replicates(row, shared, part, judge, settings), row["n_items"]))
+            yield row
+        yield _ppi(panel.of((panel.items["model"] == model).to_numpy()), judge, "within_model", "model", model, settings)
+    make = _Maker(shared, judge, "within_model", settings, "model", "mean")
+    for statistic, parts in rows.items():
+        known = [r for r, _ in parts if r]
+        why = "" if known else "undefined in every model"
+        reference = "median" if statistic == "weighted_kappa" else "mean"
+        yield make.row(statistic, reference, lambda known=known: mean_of(known), why, sum(n for r, n in parts if r))
+
+
+def _replicates(row: Row, shared: Panel, part: np.ndarray, judge: str, settings: Settings) -> Replicates | None:
+    """A model's statistic over resamples of all clusters, so that the models' can be averaged."""
+    if row["status"] != "ok":
+        return None
+    some = shared.of(part)
+    human = some.median if row["reference"] == "median" else some.human
+    measure = MEASURES[row["statistic"]](some.judges[judge], human)
+    return replicate(measure, shared.cluster[part], settings.resamples, settings.seed, int(shared.cluster.max()) + 1)
+
+
+def _within_clusters(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
+    make = _Maker(shared, judge, "within_cluster", settings, settings.cluster, "mean")
+    found = within(shared.judges[judge], shared.human, shared.cluster)
+    for statistic in ORDER:
+        values = found[statistic]
+        known = np.isfinite(values)
+        why = "" if known.any() else "no items" if not len(values) else "undefined in every cluster"
+        items = int(known[shared.cluster].sum())
+        each = np.arange(int(known.sum()))
+        yield make.row(statistic, "mean", lambda v=values, k=known: deviation.mean(v[k]), why, items, each)
+
+
+def _systems(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
+    make = _Maker(shared, judge, "system", settings)
+    names, model = np.unique(shared.items["model"].astype(str), return_inverse=True)
+    for statistic in (*ORDER, "bias", "mae"):
+        off = _off_scale(shared, judge) if statistic in SCALE else ""
+        few = "too few systems" if len(names) < (1 if statistic in SCALE else FEWEST) else ""
+        row = make.row(
+            statistic, "mean", lambda s=statistic: systems(shared.judges[judge], shared.human, model, s), off or few, len(names)
+        )
+        yield row
+
+
+def _ppi(panel: Panel, judge: str, level: str, by: str, group: str, settings: Settings) -> Row:
+    """The mean rating of all judged items, from the ratings of some."""
+    judged = panel.of(np.isfinite(panel.judges[judge]))
+    make = _Maker(judged, judge, level, settings, by, group)
+    rated = int((judged.count > 0).sum())
+    why = "no items" if not rated else "too few items" if rated < FEWEST else ""
+    if not why and rated == len(judged.count):
+        why = "no unrated items"
+    return make.row("ppi_mean", "mean", lambda: ppi.ppi_mean(judged.human, judged.judges[judge]), why, rated)
+
+
+def _alt_test(shared: Panel, make: "_Maker", scores: np.ndarray, why: str, settings: Settings) -> Iterator[Row]:
+    result = None if why else alt_test.alt_test(shared.ratings, scores, settings.epsilon)
+    why = why or ("" if result else "no two raters share an item")
+    rate = result.winning_rate if result else None
+    yield make.plain("alt_test_winning_rate", "leave_one_out", rate, why)
+    yield make.row("alt_test_advantage", "leave_one_out", lambda: alt_test.advantage(shared.ratings, scores), why)
+
+
+def _leave_one_out(panel: Panel, judge: np.ndarray | None, settings: Settings) -> Replicates:
+    """Mean over raters of the Spearman correlation of the rater, or of the judge, with the mean of the other raters."""
+    parts = []
+    for j in range(len(panel.raters)):
+        others = np.delete(panel.ratings, j, axis=1)
+        count = np.isfinite(others).sum(1)
+        keep = np.isfinite(panel.ratings[:, j]) & (count > 0)
+        if keep.sum() < FEWEST:
+            continue
+        rest = np.nansum(others[keep], 1) / count[keep]
+        measure = correlation.spearman((panel.ratings[:, j] if judge is None else judge)[keep], rest)
+        parts.append(replicate(measure, panel.cluster[keep], settings.resamples, settings.seed, int(panel.cluster.max()) + 1))
+    return mean_of(parts) if parts else Replicates(np.nan, np.zeros(0), np.zeros(0))
+
+
+def why_not(statistic: str, shared: Panel, judge: str, human: np.ndarray) -> str:
+    """Why a statistic is undefined on these items; empty where it is defined."""
+    scores = shared.judges[judge]
+    if statistic in ORDER[:3]:
+        return _few(shared) or _constant(scores, human)
+    if statistic == "pairwise_accuracy":
+        return _few(shared, 2)
+    off = _off_scale(shared, judge) or _few(shared, 1)
+    if statistic == "weighted_kappa" and not off:
+        whole = (scores == scores.round()).all() and (human == human.round()).all()
+        return (
+            "" if whole and not _constant(scores, human, both=True) else _constant(scores, human, both=True) or "not whole points"
+        )
+    return off
+
+
+def _few(panel: Panel, fewest: int = FEWEST) -> str:
+    return "no items" if not len(panel.items) else "too few items" if len(panel.items) < fewest else ""
+
+
+def _people(panel: Panel) -> str:
+    if not len(panel.items):
+        return "no items"
+    return "one rater" if len(panel.raters) < 2 else "" if (panel.count > 1).any() else "no two raters share an item"
+
+
+def _constant(judge: np.ndarray, human: np.ndarray | None = None, both: bool = False) -> str:
+    flat_judge = np.ptp(judge) == 0
+    flat_human = human is not None and np.ptp(human) == 0
+    if both:
+        return "constant scores" if flat_judge and flat_human else ""
+    return "constant judge" if flat_judge else "constant ratings" if flat_human else ""
+
+
+def _off_scale(panel: Panel, judge: str) -> str:
+    return "judge on its own scale" if judge in panel.own_scale else ""
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes rows that share panel, judge, level and group."""
+
+    panel: Panel
+    judge: str
+    level: str
+    settings: Settings
+    by: str = ""
+    group: str = ""
+
+    def plain(self, statistic: str, reference: str, estimate: float | None, why: str, items: int | None = None) -> Row:
+        return {
+            **dict.fromkeys(COLUMNS),
+            "criterion": self.panel.criterion,
+            "judge": self.judge,
+            "by": self.by,
+            "group": self.group,
+            "level": self.level,
+            "statistic": statistic,
+            "reference": reference,
+            "n_items": len(self.panel.items) if items is None else items,
+            "n_raters": len(self.panel.raters),
+            "estimate": estimate if not why else None,
+            "status": why or "ok",
+        }
+
+    def row(
+        self,
+        statistic: str,
+        reference: str,
+        measure: Callable[[], Measure | Replicates],
+        why: str,
+        items: int | None = None,
+        cluster: np.ndarray | None = None,
+    ) -> Row:
+        """A row with its interval; `why` says why there is none."""
+        if why:
+            return self.plain(statistic, reference, None, why, items)
+        cluster = self.panel.cluster if cluster is None else cluster
+        found = measure()
+        if isinstance(found, Measure):
+            found = replicate(found, cluster, self.settings.resamples, self.settings.seed)
+        if not np.isfinite(found.estimate):
+            return self.plain(statistic, reference, None, "undefined", items)
+        row = self.plain(statistic, reference, found.estimate, "", items)
+        row["ci_low"], row["ci_high"] = interval(found, self.settings.confidence, self.settings.interval)
+        if statistic in TESTED:
+            row["p_value"] = p_value(statistic, found)
+        return row
+
+
+def _adjust(rows: list[Row], models: bool) -> list[Row]:
+    """Holm over the planned tests (Spearman by criterion and judge), Benjamini-Hochberg over all others."""
+    level, group = ("within_model", "mean") if models else ("pooled", "")
+    tested = [row for row in rows if row["p_value"] is not None]
+    planned = [r for r in tested if (r["statistic"], r["level"], r["group"]) == ("spearman", level, group) and r["judge"]]
+    others = [r for r in tested if not any(r is p for p in planned)]
+    for some, adjust in ((planned, multiplicity.holm), (others, multiplicity.benjamini_hochberg)):
+        for row, p in zip(some, adjust([r["p_value"] for r in some]), strict=True):
+            row["p_adjusted"] = p
+    return rows

@@ -1,0 +1,102 @@
+"""One criterion's ratings and judgements, side by side: the items, their raters, their judges."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Items are replies: a dialogue answered by a model. Missing cells are NaN."""
+
+    criterion: str
+    items: "pd.DataFrame"  # dialogue_id, model, and what else is known of them
+    raters: list[str]
+    ratings: np.ndarray  # (items, raters)
+    judges: dict[str, np.ndarray]  # (items,) each
+    own_scale: frozenset[str]  # judges that do not use the declared scale
+    cluster: np.ndarray  # (items,) whole numbers
+
+    @property
+    def count(self) -> np.ndarray:
+        """Ratings an item, (items,)."""
+        return np.isfinite(self.ratings).sum(1)
+
+    @property
+    def human(self) -> np.ndarray:
+        """Mean of the raters, (items,)."""
+        with np.errstate(invalid="ignore"):
+            return np.where(self.count > 0, np.nansum(self.ratings, 1) / self.count, np.nan)
+
+    @property
+    def median(self) -> np.ndarray:
+        """Median of the raters, the lower one of an even number, (items,)."""
+        order = np.sort(self.ratings, 1)  # NaN last
+        middle = np.maximum(self.count - 1, 0) // 2
+        return order[np.arange(len(order)), middle] if order.shape[1] else np.full(len(order), np.nan)
+
+    def of(self, keep: np.ndarray) -> "Panel":
+        """The items of a mask; clusters and raters without any of them drop out."""
+        there = np.isfinite(self.ratings[keep]).any(0)
+        return replace(
+            self,
+            items=self.items[keep].reset_index(drop=True),
+            raters=[r for r, t in zip(self.raters, there, strict=True) if t],
+            ratings=self.ratings[keep][:, there],
+            judges={name: scores[keep] for name, scores in self.judges.items()},
+            cluster=np.unique(self.cluster[keep], return_inverse=True)[1],
+        )
+
+    def judged(self, judge: str) -> "Panel":
+        """The items that people and this judge scored."""
+        return self.of((self.count > 0) & np.isfinite(self.judges[judge]))
+
+
+def panels(
+    ratings: "pd.DataFrame", judgements: "pd.DataFrame", cluster: str, own_scale: set[str], attributes: "pd.DataFrame"
+) -> list[Panel]:
+    """One panel a criterion, in the order of the alphabet.
+
+    ratings: rater_id, dialogue_id, model, criterion, score. judgements: judge, the same; several samples are averaged.
+    attributes: indexed by (dialogue_id, model), every item; `cluster` is one of its columns or dialogue_id.
+    """
+    import pandas as pd
+
+    keys = ["dialogue_id", "model"]
+    found = []
+    for criterion in sorted(set(ratings["criterion"]) | set(judgements["criterion"])):
+        rated = ratings[ratings["criterion"] == criterion]
+        scored = judgements[judgements["criterion"] == criterion]
+        index = pd.MultiIndex.from_frame(pd.concat([rated[keys], scored[keys]]).drop_duplicates().sort_values(keys))
+        raters, matrix = _matrix(rated, "rater_id", index)
+        judges, scores = _matrix(scored, "judge", index)
+        items = attributes.reindex(index).reset_index()
+        found.append(
+            Panel(
+                criterion,
+                items,
+                raters,
+                matrix,
+                {judge: scores[:, k] for k, judge in enumerate(judges)},
+                frozenset(own_scale & set(judges)),
+                np.unique(items[cluster].astype(str), return_inverse=True)[1],
+            )
+        )
+    return found
+
+
+def _matrix(table: "pd.DataFrame", who: str, index: "pd.MultiIndex") -> tuple[list[str], np.ndarray]:
+    """Scores as (items, people), the mean of a cell's samples; people in the order of the alphabet."""
+    import pandas as pd
+
+    rows = index.get_indexer(pd.MultiIndex.from_frame(table[["dialogue_id", "model"]]))
+    people, columns = np.unique(table[who].astype(str), return_inverse=True)
+    sums, counts = np.zeros((2, len(index), len(people)))
+    np.add.at(sums, (rows, columns), table["score"].to_numpy(float))
+    np.add.at(counts, (rows, columns), 1)
+    with np.errstate(invalid="ignore"):
+        return [str(p) for p in people], np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
