@@ -1,0 +1,311 @@
+"""generate: the same texts as transformers' own generate, exact scores, anchors, resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import ROOT, change_params, corpus, environment
+from emplifai import generate, labels, prompt, systems
+from emplifai.backends import batches, decoding, likelihoods, weights
+from emplifai.backends.transformers import Transformers
+from emplifai.cache import Cache
+from emplifai.params import Generate, Model
+from emplifai.records import Dialogue, Reply, Turn, read_jsonl, write_jsonl
+
+LABELS = labels.load(ROOT / "data/labels.yaml")
+
+
+def dialogues(emotions=4, situations=10) -> list[Dialogue]:
+    rows = [row for rows in corpus(emotions, situations).values() for row in rows]
+    return [
+        Dialogue(
+            f"{row['situation_id']}-{k}",
+            row["situation_id"],
+            row["emotion"],
+            None,
+            row["situation"],
+            [Turn("patient", patient), Turn("supporter", supporter)],
+        )
+        for row in rows
+        for k, (patient, supporter) in enumerate(row["dialogues"], 1)
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma"])
+def loaded(request, tiny_model):
+    """A tiny full-attention model, and one with a window of 24 tokens in every other layer: shorter than the prompts."""
+    model, tokenizer = weights.load(Model(backend="transformers", model=str(tiny_model)), dtype="float32")
+    if request.param == "gemma":
+        model = gemma(len(tokenizer))
+    with torch.no_grad():  # random weights of the usual size give nearly flat logits: make the model opinionated
+        for p in model.parameters():
+            p.mul_(1 if p.ndim < 2 else 4)
+    return model, tokenizer
+
+
+def gemma(vocabulary: int):
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(1)
+    config = Gemma3TextConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=24,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+    return Gemma3ForCausalLM(config).eval()
+
+
+def prompts(tokenizer, count=9, shots=()) -> list[list[int]]:
+    some = dialogues(3, 3)[:count]
+    given = [prompt.split_at(prompt.segments(d, LABELS, tokenizer, shots=shots), "reply")[0] for d in some]
+    return [prompt.encode(g, tokenizer)[0] for g in given]
+
+
+class OnGenerated:
+    """A logits processor of transformers that sees the generated ids only."""
+
+    def __init__(self, processor, start):
+        self.processor, self.start = processor, start
+
+    def __call__(self, ids, scores):
+        return self.processor(ids[:, self.start :], scores) if ids.shape[1] > self.start else scores
+
+
+def peer(model, row, how, stops) -> list[int]:
+    """What transformers' own generate writes after one prompt."""
+    from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+    processors = LogitsProcessorList()
+    if how.repetition_penalty != 1:
+        processors.append(OnGenerated(RepetitionPenaltyLogitsProcessor(how.repetition_penalty), len(row)))
+    if how.no_repeat_ngram:
+        processors.append(OnGenerated(NoRepeatNGramLogitsProcessor(how.no_repeat_ngram), len(row)))
+    out = model.generate(
+        torch.tensor([row]),
+        attention_mask=torch.ones(1, len(row), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=how.max_new_tokens,
+        logits_processor=processors,
+        eos_token_id=sorted(stops),
+        pad_token_id=3,
+    )
+    return out[0, len(row) :].tolist()
+
+
+@pytest.mark.parametrize("penalty,ngram", [(1.0, 0), (1.3, 0), (1.15, 3)])
+def test_greedy_is_transformers_generate(loaded, penalty, ngram):
+    model, tokenizer = loaded
+    rows = prompts(tokenizer)
+    how = decoding.Decoding(24, repetition_penalty=penalty, no_repeat_ngram=ngram)
+    free = [peer(model, row, how, {2}) for row in rows]
+    stops = frozenset({2, free[0][5], free[3][9]})  # tokens that do occur, so that rows leave at different steps
+    reader = batches.Reader(model)
+    with torch.inference_mode():
+        alone = decoding._decode(reader, rows, [0] * len(rows), how, stops)
+        reader.share(rows)
+        shared = decoding._decode(reader, rows, [0] * len(rows), how, stops)
+    expected = [peer(model, row, how, stops) for row in rows]
+    assert alone == expected and shared == expected
+    assert len({len(row) for row in expected}) > 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_texts_do_not_depend_on_batch_or_order(loaded, temperature):
+    model, tokenizer = loaded
+    rows = prompts(tokenizer)
+    how = decoding.Decoding(16, temperature=temperature, top_p=0.9, repetition_penalty=1.15, no_repeat_ngram=4, seed=3)
+    reader, stops = batches.Reader(model), frozenset({2})
+    together = decoding.write(reader, tokenizer, rows, [0] * len(rows), how, stops)
+    singly = [decoding.write(reader, tokenizer, [row], [0], how, stops)[0] for row in reversed(rows)]
+    assert together == singly[::-1]
+    other = decoding.write(reader, tokenizer, rows, [1] * len(rows), how, stops)
+    assert (other != together) == (temperature > 0)
+
+
+def test_sampling_draws_from_the_nucleus():
+    scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(2000, 1)
+    points = [(k + 0.5) / 2000 for k in range(2000)]
+    drawn = decoding.choose(scores, points, decoding.Decoding(1, temperature=1.0, top_p=0.75))
+    counts = [drawn.count(k) / 2000 for k in range(4)]
+    assert counts == pytest.approx([0.625, 0.375, 0, 0], abs=1e-3)  # 0.5 and 0.3 reach 0.75; renormalised
+    assert set(decoding.choose(scores, points, decoding.Decoding(1, temperature=1.0))) == {0, 1, 2, 3}
+
+
+def plain_log_p(model, p: list[int], c: list[int]) -> float:
+    with torch.inference_mode():
+        logits = model(torch.tensor([p + c])).logits[0].log_softmax(-1)
+    return sum(float(logits[len(p) + k - 1, t]) for k, t in enumerate(c))
+
+
+def test_log_probabilities_are_those_of_a_plain_forward(loaded):
+    model, tokenizer = loaded
+    pairs = [(d.patient, d.reference[: 5 + 7 * k]) for k, d in enumerate(dialogues(2, 3)[:7])] + [("", "はい"), ("はい", "")]
+    found = likelihoods.log_probabilities(model, tokenizer, pairs, 400)
+    for (p, c), (value, tokens) in zip(pairs, found, strict=True):
+        ids, follow = prompt.encode([(p, None)], tokenizer)[0], prompt.encode_piece(c, tokenizer)
+        assert tokens == len(follow) == len(c)
+        assert value == pytest.approx(plain_log_p(model, ids, follow), abs=2e-3, rel=1e-5)
+
+
+def test_labels_in_one_pass_equal_separate_passes(loaded):
+    model, tokenizer = loaded
+    rows = prompts(tokenizer, 5, shots=tuple(dialogues(4, 1)[:1]))
+    answers = [prompt.encode_piece(label.ja + "\n", tokenizer) for label in LABELS.values()]
+    reader = batches.Reader(model)
+    reader.share(rows)
+    assert len(reader._prefix) > 100
+    found = likelihoods.Choices(answers).score(reader, rows)
+    for row, values in zip(rows, found, strict=True):
+        assert values == pytest.approx([plain_log_p(model, row, a) for a in answers], abs=2e-3)
+
+
+def test_one_bos_and_no_special_token_from_a_text(tiny_model):
+    tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
+    d = replace(dialogues(1, 1)[0], situation="ab<eos>c")
+    pieces = prompt.segments(d, LABELS, tokenizer)
+    ids, tasks = prompt.encode(pieces, tokenizer)
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+    assert tokenizer.eos_token_id not in ids and len(ids) == len(tasks)
+    words = "".join(tokenizer.convert_ids_to_tokens([i for i, t in zip(ids, tasks, strict=True) if t == "reply"]))
+    assert words == d.reference + "\n"
+
+
+def test_anchors():
+    all_ = dialogues()
+    test = [d for d in all_ if d.situation_id.endswith("10")]
+    train = [d for d in all_ if not d.situation_id.endswith("10")]
+    answers = {name: system(test, train, 42) for name, system in systems.SYSTEMS.items()}
+    assert answers["reference"] == [(d.reference, d.emotion) for d in test]
+    assert answers["parrot"] == [(d.patient, None) for d in test]
+    owners = {d.reference: d for d in all_}
+    for d, (text, emotion) in zip(test, answers["shuffled"], strict=True):
+        assert owners[text].situation_id != d.situation_id and owners[text] in test and owners[text].emotion == emotion
+    assert all(owners[text] in train for text, _ in answers["retrieval"])
+    assert systems.shuffled(test[::-1], train, 42)[::-1] == answers["shuffled"]
+    assert systems.shuffled(test, train, 43) != answers["shuffled"]
+    assert systems.retrieval(train[:3], train, 0) == [(d.reference, d.emotion) for d in train[:3]]
+    assert not systems.emotions("parrot", "parrot", test, answers["parrot"], LABELS)
+
+
+def test_exemplars_are_of_different_emotions_and_do_not_move_with_order():
+    some = dialogues()
+    three = generate.exemplars(some, 3)
+    assert len({d.emotion for d in three}) == 3 and generate.exemplars(some[::-1], 3) == three
+    assert generate.exemplars(some, 0) == ()
+
+
+def made(dialogue, task="reply", text="", reason="stop", label=None) -> Reply:
+    return Reply(dialogue.dialogue_id, "m", task, 0, text, reason, "", "", "", label=label)
+
+
+def test_metrics_by_hand():
+    test = dialogues(2, 2)[:4]
+    texts, reasons = ["abcd", "abc", "", "x"], ["stop", "length", "empty", "stop"]
+    replies = [made(d, text=t, reason=r) for d, t, r in zip(test, texts, reasons, strict=True)]
+    tokens, nats = [1, 3, 2, 2], [4.0, 6.0, 2.0, 4.0]
+    rows = [{"dialogue_id": d.dialogue_id, "tokens": n, "nats": v} for d, n, v in zip(test, tokens, nats, strict=True)]
+    values = generate.metrics(test, replies, [], rows)
+    assert values["replies_empty"] == 1 and values["replies_length"] == 1 and values["mean_characters"] == 2
+    assert values["distinct_3"] == pytest.approx(2 / 3, abs=1e-6)  # abc, bcd, abc
+    assert values["nats_per_token"] == 2.0  # 16 nats over 8 tokens
+    emotions = [made(d, "emotion", label=d.emotion if k else "none") for k, d in enumerate(test)]
+    assert generate.metrics(test, [], emotions, [])["emotion_accuracy"] == 0.75
+
+
+def system(tmp_path, tiny_model, **settings) -> Transformers:
+    entry = Model(backend="transformers", model=str(tiny_model), dtype="float32")
+    return Transformers("base", entry, Generate(max_new_tokens=8, **settings), LABELS, Cache(tmp_path / "cache"))
+
+
+def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path, tiny_model):
+    some = dialogues(2, 3)
+    first, second = (system(tmp_path, tiny_model) for _ in range(2))
+    fresh = first.reply(some), first.emotion(some), first.likelihood(some)
+    second.cache.refresh()
+    known = second.reply(some), second.emotion(some), second.likelihood(some)
+    assert fresh == known
+    assert (first.fresh, first.cached) == (3 * len(some), 0) and (second.fresh, second.cached) == (0, 3 * len(some))
+    assert "reader" not in second.__dict__  # no model was loaded
+    third = system(tmp_path, tiny_model, temperature=0.7, samples=2)
+    assert len({(r.dialogue_id, r.sample) for r in third.reply(some)}) == 2 * len(some) and third.fresh == 2 * len(some)
+    assert third.likelihood(some) == fresh[2] and third.fresh == 2 * len(some)  # no decoding setting changes a likelihood
+
+
+def test_emotion_as_text_is_read_as_a_label(tmp_path, tiny_model):
+    some = dialogues(1, 2)
+    made = system(tmp_path, tiny_model, emotion={"method": "text", "context": "patient"}).emotion(some)
+    assert {r.label for r in made} <= {*LABELS, "none"} and all(r.ranking is None for r in made)
+    scored = system(tmp_path, tiny_model).emotion(some)
+    assert all(sorted(r.ranking) == sorted(LABELS) and r.label == r.ranking[0] and r.text == LABELS[r.label].ja for r in scored)
+
+
+@pytest.fixture
+def parts(project):
+    """The project with its split, as the stages before write it."""
+    rows = dialogues()
+    for name, ends in (("train", "12345678"), ("dev", "9"), ("test", "0")):
+        write_jsonl(project / f"results/split/{name}.jsonl", [d for d in rows if d.situation_id[-1] in ends])
+    return project
+
+
+def results(folder, name="base") -> dict[str, bytes]:
+    out = folder / "results/generate" / name
+    return {p: (out / p).read_bytes() for p in ("reply.jsonl", "emotion.jsonl", "likelihood.jsonl", "metrics.json")}
+
+
+def test_command_line_and_tasks(parts, run):
+    for name in ("reference", "parrot", "base"):
+        run("emplifai", "generate", "--model", name)
+    assert len(list(read_jsonl(parts / "results/generate/base/reply.jsonl", Reply))) == 16
+    assert json.loads((parts / "results/generate/reference/metrics.json").read_text())["emotion_accuracy"] == 1.0
+    change_params(parts, generate__tasks=["reply"])
+    run("emplifai", "generate", "--model", "base")
+    assert results(parts)["emotion.jsonl"] == b"" and results(parts)["reply.jsonl"]
+    done = run("emplifai", "generate", "--model", "tuned", ok=False)
+    assert done.returncode == 2 and "run finetune first" in done.stderr
+
+
+def test_killed_in_the_middle_goes_on(parts, run):
+    change_params(parts, generate__batch_tokens=300, generate__max_new_tokens=64)
+    command = [sys.executable, "-m", "emplifai", "generate", "--model", "base"]
+    job = subprocess.Popen(command, cwd=parts, env=environment(OMP_NUM_THREADS="1"), stderr=subprocess.DEVNULL)
+    while lines(parts) < 3 and job.poll() is None:
+        time.sleep(0.005)
+    os.kill(job.pid, signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    before = lines(parts)
+    assert 3 <= before < 48 and not (parts / "results/generate/base/reply.jsonl").exists()
+    run("emplifai", "generate", "--model", "base")
+    assert lines(parts) == 48  # 16 replies, likelihoods and emotions: none computed twice
+    notes = json.loads((parts / "results/generate/base/run.json").read_text())
+    assert notes["cached"] == before and notes["fresh"] == 48 - before
+    resumed = results(parts)
+    for path in (parts / ".cache/generate").iterdir():
+        path.unlink()
+    run("emplifai", "generate", "--model", "base")
+    assert results(parts) == resumed
+
+
+def lines(folder) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (folder / ".cache/generate").glob("*.jsonl"))
