@@ -5,6 +5,8 @@ from pathlib import Path
 
 from emplifai import STAGES
 
+PAGE_MODULES = ("evidence", "findings", "figures", "sections", "tables", "verdict")
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -86,6 +88,10 @@ class Paths:
     def judgements(self, judge: str, model: str) -> Path:
         return self.stage("judge") / judge / f"{model}.jsonl"
 
+    def contrasts(self, judge: str) -> Path:
+        """What a judge says of the references and of worse replies of known kinds (field model: the kind)."""
+        return self.stage("judge") / judge / "contrast.jsonl"
+
     # correlate
     def table(self, name: str) -> Path:
         """A table of the correlate stage: items, agreement or systems."""
@@ -99,6 +105,12 @@ class Paths:
     @property
     def figures(self) -> Path:
         return self.stage("report") / "figures"
+
+    @property
+    def page_code(self) -> list[Path]:
+        """What the report is made of, beside its module: a change in it reruns the stage."""
+        modules = [Path("workflow/emplifai") / f"{name}.py" for name in PAGE_MODULES]
+        return [*modules, *(Path("workflow/emplifai/templates") / f"report.{kind}" for kind in ("css", "html.jinja", "js"))]
 
 
 def data_files(path: Path) -> list[Path]:

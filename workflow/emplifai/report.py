@@ -1,1 +1,156 @@
-"""Placeholder while being written."""
+"""Stage report: one self-contained page that says what was found and how sure one can be. All its numbers come from files."""
+
+import base64
+import hashlib
+import re
+import shutil
+from importlib.resources import files
+from typing import Any
+
+from emplifai import STAGES, provenance
+from emplifai.evidence import Evidence
+from emplifai.params import Params
+from emplifai.paths import Paths
+from emplifai.records import atomic, write_json
+from emplifai.tables import Table
+
+
+def run(params: Params, paths: Paths) -> None:
+    """Write index.html, figures/, metrics.json and run.json. Raises UserError where a result is missing."""
+    from emplifai import evidence, sections, verdict
+
+    with provenance.record(paths.record("report"), "report", params.section("report"), inputs(params, paths)) as record:
+        found = evidence.read(params, paths)
+        shutil.rmtree(paths.figures, ignore_errors=True)
+        paths.figures.mkdir(parents=True)
+        parts = sections.all_sections(found, paths.figures)
+        claims = verdict.claims(found)
+        samples = sample_rows(found)
+        context = {"claims": claims, "sections": parts, "samples": samples, "costs": costs(found), "places": places(found)}
+        page = render(found, context)
+        with atomic(paths.page) as file:
+            file.write(page)
+        counts = {"claims": len(claims), "figures": len(list(paths.figures.glob("*.svg"))), "samples": len(samples)}
+        write_json(paths.metrics("report"), counts)
+        record["font"] = _font()
+
+
+def inputs(params: Params, paths: Paths) -> list:
+    """What the page is made from."""
+    tables = [paths.table(name) for name in ("items", "agreement", "systems")]
+    return [*(paths.metrics(s) for s in STAGES[:-1]), *tables, *(paths.replies(m) for m in params.models)]
+
+
+def _font() -> str:
+    from emplifai.figures import japanese_font
+
+    return japanese_font() or "none with Japanese glyphs: figures name emotions in English"
+
+
+def sample_rows(run: Evidence) -> list[dict[str, Any]]:
+    """Test dialogues with what each system answered: as many as report.samples, in an order that nobody chose."""
+    from emplifai import findings
+
+    chosen = findings.in_hash_order(run.test.values())[: run.params.report.samples]
+    systems = [m for m in run.params.models if run.params.models[m].backend != "reference"]
+    scores = {m: findings.f1(run, m) for m in systems}
+    judged = {
+        (j, m, c): findings.judged(run, j, m, c) for j in run.params.judges for m in systems for c in findings.criteria(run, j)
+    }
+    return [
+        {
+            "dialogue": d,
+            "label": run.labels.get(d.emotion),
+            "replies": [_reply(run, m, d.dialogue_id, scores, judged) for m in systems if d.dialogue_id in run.replies[m]],
+        }
+        for d in chosen
+    ]
+
+
+def _reply(run: Evidence, model: str, dialogue_id: str, scores, judged) -> dict[str, Any]:
+    """One system's answer with the numbers that stand beside it."""
+    from emplifai.sections import kind
+
+    emotion = run.emotions[model].get(dialogue_id)
+    numbers = [("BERTScore F1", scores[model].get(dialogue_id), 3)]
+    numbers += [(f"{j}, {c}", found.get(dialogue_id), 1) for (j, m, c), found in judged.items() if m == model]
+    return {
+        "model": model,
+        "kind": kind(run, model),
+        "text": run.replies[model][dialogue_id].text,
+        "finish": run.replies[model][dialogue_id].finish_reason,
+        "emotion": emotion.label if emotion and emotion.label else None,
+        "numbers": [(name, f"{value:.{digits}f}") for name, value, digits in numbers if value is not None],
+    }
+
+
+def costs(run: Evidence) -> Table:
+    """Seconds of each job, and what its run.json knows of tokens and memory."""
+    rows = [[r["stage"], r.get("name") or "", float(r.get("seconds") or 0), r.get("device"), _gigabytes(r)] for r in run.records]
+    rows.append(["all", "", sum(row[2] for row in rows), None, None])
+    return Table("time", "Time by job", ["stage", "model or judge", "seconds", "device", "memory, GB (highest)"], rows, digits=1)
+
+
+def _gigabytes(record: dict[str, Any]) -> float | None:
+    size = next((v for k, v in record.items() if "memory" in k or "rss" in k), None)
+    if not isinstance(size, int | float):
+        return None
+    return size / 1e9 if size > 1e6 else size / 1e3 if size > 200 else float(size)
+
+
+def places(run: Evidence) -> list[tuple[str, str]]:
+    """What a reader needs to make it again."""
+    from emplifai.records import digest
+
+    first = run.records[0] if run.records else {}
+    commits = {(r.get("git") or {}).get("commit") for r in run.records} - {None}
+    dirty = any((r.get("git") or {}).get("dirty") for r in run.records)
+    packages = {name: version for r in run.records for name, version in (r.get("packages") or {}).items()}
+    hosts = {r.get("host") for r in run.records} - {None}
+    return [
+        ("git commit", (", ".join(sorted(commits)) or "none") + (" (with changes that were not committed)" if dirty else "")),
+        ("parameters, SHA-256", digest(run.params.model_dump(mode="json", by_alias=True))),
+        ("data", str(run.params.data.path)),
+        ("emplifai", str(first.get("emplifai", ""))),
+        ("Python", str(first.get("python", ""))),
+        ("packages", ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))),
+        ("machines", f"{len(hosts)}"),
+    ]
+
+
+def render(run: Evidence, context: dict[str, Any]) -> str:
+    """The page as one text. Every value is escaped; the one script is allowed by its digest, and no address may be loaded."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("emplifai", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"words": words, "data_uri": data_uri}
+    environment.tests |= {"table": lambda b: hasattr(b, "rows"), "figure": lambda b: hasattr(b, "svg")}
+    script = files("emplifai.templates").joinpath("report.js").read_text("utf-8").strip()
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.jinja").render(
+        title=run.params.report.title,
+        models=run.params.models,
+        emotions=sorted({d.emotion for d in run.test.values()}),
+        labels=run.labels,
+        test_size=len(run.test),
+        script=script,
+        style=files("emplifai.templates").joinpath("report.css").read_text("utf-8").strip(),
+        script_sha256=allowed,
+        **context,
+    )
+
+
+def words(text: str) -> str:
+    """A text as it may stand in a page: control characters and lone surrogates become visible signs; the rest stays."""
+    text = text.encode("utf-8", "replace").decode()
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", "\ufffd", text.replace("\r\n", "\n"))
+
+
+def data_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

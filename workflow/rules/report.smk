@@ -1,15 +1,23 @@
 # Write the page that shows it all.
-# in:  metrics and tables of every stage, and the texts
+# in:  metrics, tables and run.json of every stage, and the texts
 # out: index.html, figures/
 
 
 rule report:
     input:
         metrics=[PATHS.metrics(stage) for stage in STAGES if stage != "report"],
+        records=[PATHS.record(stage) for stage in ("validate", "split", "bertscore", "correlate")],
+        parts=[PATHS.part(part) for part in ("train", "dev", "test")],
+        rejects=PATHS.rejects,
         tables=[PATHS.table(name) for name in ("items", "agreement", "systems")],
-        replies=[PATHS.replies(model) for model in MODELS],
+        replies=[PATHS.replies(model, task) for model in MODELS for task in ("reply", "emotion")],
+        likelihoods=[PATHS.likelihood(model) for model in MODELS],
         histories=[PATHS.history(model) for model in TUNED],
+        scores=[PATHS.scores(model) for model in MODELS],
+        judgements=[PATHS.judgements(judge, model) for judge in JUDGES for model in MODELS],
+        labels=P.data.labels,
         code=PATHS.code("report"),
+        page_code=PATHS.page_code,
     output:
         page=PATHS.page,
         figures=directory(PATHS.figures),

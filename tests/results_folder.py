@@ -1,0 +1,169 @@
+"""A results/ folder in the form of the contracts, made in a moment from the real corpus: what a whole run leaves behind.
+
+The texts are the corpus's own, the numbers are drawn with a seed and mean nothing.
+"""
+
+import json
+import math
+import random
+from pathlib import Path
+
+from conftest import ROOT
+from emplifai.params import Params
+from emplifai.paths import Paths
+from emplifai.records import Dialogue, Judgement, Reply, Score, Turn, digest, sha256, write_csv, write_json, write_jsonl
+
+LEVEL = {"reference": 0.6, "retrieval": 0.3, "shuffled": 0.2, "parrot": 0.75, "base": 0.35, "base-3shot": 0.45, "tuned": 0.7}
+
+
+def dialogues(emotions: int, situations: int = 10) -> list[Dialogue]:
+    found = []
+    for file in sorted((ROOT / "data/corpus").glob("*.jsonl"))[:emotions]:
+        for line in file.read_text("utf-8").splitlines()[:situations]:
+            row = json.loads(line)
+            for k, (patient, reply) in enumerate(row["dialogues"], 1):
+                turns = [Turn("patient", patient), Turn("supporter", reply)]
+                name = f"{row['situation_id']}-{k}"
+                found.append(Dialogue(name, row["situation_id"], row["emotion"], row["condition"], row["situation"], turns))
+    return found
+
+
+def write(params: Params, paths: Paths, emotions: int = 4, hostile: dict[str, str] | None = None, seed: int = 0) -> None:
+    """Write every file that the report and the tracking read. hostile: dialogue number -> text that the tuned model wrote."""
+    rng, whole = random.Random(seed), dialogues(emotions)
+    parts = {"train": [], "dev": [], "test": []}
+    for d in whole:
+        number = int(d.situation_id.rsplit("-", 1)[1])
+        parts["test" if number == 10 else "dev" if number == 9 else "train"].append(d)
+    write_jsonl(paths.dialogues, whole)
+    write_jsonl(paths.rejects, [{"dialogue_id": "x-1", "reasons": [{"check": "empty text", "detail": "turn 2"}]}])
+    write_json(paths.metrics("validate"), {"dialogues": len(whole), "rejects": 1})
+    for part, rows in parts.items():
+        write_jsonl(paths.part(part), rows)
+    write_json(paths.manifest, {part: [d.dialogue_id for d in rows] for part, rows in parts.items()})
+    write_json(paths.metrics("split"), {part: len(rows) for part, rows in parts.items()})
+    for stage in ("validate", "split", "bertscore", "correlate"):
+        record(params, paths, stage)
+    finetune(params, paths)
+    texts = list((hostile or {}).values())
+    for model in params.models:
+        generate(params, paths, model, parts, rng, texts if model in params.tuned else [])
+    write_json(paths.metrics("finetune"), {m: {"dev_loss": 3.3} for m in params.tuned})
+    write_json(paths.metrics("generate"), {m: {"replies": len(parts["test"])} for m in params.models})
+    bertscore(params, paths, parts["test"], rng)
+    judge(params, paths, parts["test"], rng)
+    correlate(params, paths, parts["test"], rng)
+
+
+def record(params: Params, paths: Paths, stage: str, name: str = "") -> None:
+    values = params.section(stage)
+    row = {"stage": stage, "name": name, "params": values, "params_sha256": digest(values), "inputs": {}}
+    row |= {"git": {"commit": "0" * 40, "dirty": False}, "emplifai": "0.1.0", "python": "3.11.7", "packages": {"numpy": "2.0"}}
+    row |= {"command": ["emplifai", stage], "host": "here", "started": 1.7e9, "seconds": 1.5, "device": "cpu"}
+    write_json(paths.record(stage, name), row)
+
+
+def finetune(params: Params, paths: Paths) -> None:
+    for model in params.tuned:
+        rows = [{"step": s, "loss": 4 - 0.6 * math.log10(s), "learning_rate": 1e-3 * (1 - s / 56)} for s in range(1, 57)]
+        rows[27] |= {"dev_loss": 3.5}
+        rows[55] |= {"dev_loss": 3.3}
+        write_jsonl(paths.history(model), rows)
+        paths.adapter(model).mkdir(parents=True, exist_ok=True)
+        write_json(paths.adapter(model) / "adapter_config.json", {"r": params.finetune.rank})
+        write_json(paths.metrics("finetune", model), {"dev_loss": 3.3})
+        record(params, paths, "finetune", model)
+
+
+def generate(params: Params, paths: Paths, model: str, parts, rng: random.Random, hostile: list[str]) -> None:
+    replies, emotions, likelihoods = [], [], []
+    for k, d in enumerate(parts["test"]):
+        backend = params.models[model].backend
+        other = parts["train"][(7 * k + 3) % len(parts["train"])].reference
+        text = {"reference": d.reference, "parrot": d.patient}.get(
+            backend, other if backend != "transformers" else d.patient[:40]
+        )
+        text = hostile[k] if k < len(hostile) else text
+        label = d.emotion if rng.random() < LEVEL.get(model, 0.5) else rng.choice(parts["test"]).emotion
+        common = {"prompt_sha256": sha256(d.situation), "settings_sha256": sha256(model)}
+        finish = "stop" if text else "empty"
+        replies.append(Reply(d.dialogue_id, model, "reply", 0, text, finish, text_sha256=sha256(text), **common))
+        emotions.append(
+            Reply(d.dialogue_id, model, "emotion", 0, label, "stop", text_sha256=sha256(label), label=label, **common)
+        )
+        if backend == "transformers":
+            tokens = len(d.reference)
+            nats = 4.0 - (0.7 if params.models[model].tuned else 0) + rng.gauss(0, 0.2)
+            likelihoods.append({"dialogue_id": d.dialogue_id, "model": model, "logprob": -nats * tokens, "tokens": tokens})
+    write_jsonl(paths.replies(model), replies)
+    write_jsonl(paths.replies(model, "emotion"), emotions)
+    write_jsonl(paths.likelihood(model), likelihoods)
+    write_json(paths.metrics("generate", model), {"replies": len(replies)})
+    record(params, paths, "generate", model)
+
+
+def bertscore(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random) -> None:
+    metrics: dict[str, float] = {}
+    for model in params.models:
+        rows = []
+        for task in ("reply", "emotion"):
+            f1 = [min(1.0, 0.78 + 0.1 * LEVEL.get(model, 0.5) + rng.gauss(0, 0.02)) for _ in test]
+            rows += [Score(d.dialogue_id, model, task, 0, v, v, v, "ok", "") for d, v in zip(test, f1, strict=True)]
+            mean = sum(f1) / len(f1)
+            numbers = {"f1": mean, "f1_low": mean - 0.01, "f1_high": mean + 0.01, "null": 0.8, "rescaled": (mean - 0.8) / 0.2}
+            metrics |= {f"{model}.{task}.{k}": v for k, v in (numbers | {"empty_share": 0.0}).items()}
+        accuracy = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "macro_f1": 0.45, "none_share": 0.0}
+        metrics |= {f"{model}.emotion.{k}": v for k, v in accuracy.items()}
+        write_jsonl(paths.scores(model), rows)
+    metrics |= {"emotion_baseline.tfidf_dialogue.accuracy": 0.73, "parrot_is_highest": 1}
+    write_json(paths.metrics("bertscore"), metrics)
+
+
+def judge(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random) -> None:
+    """The tuned model stands above the reference, as the proxy has it."""
+    whole = {}
+    for name in params.judges:
+        for model in params.models:
+            rows = []
+            for d in test:
+                for criterion in params.judge.criteria:
+                    score = round(min(5.0, max(1.0, 1 + 4 * LEVEL.get(model, 0.5) + rng.gauss(0, 0.4))), 3)
+                    digests = {"prompt_sha256": "", "text_sha256": ""}
+                    rows.append(
+                        Judgement(name, d.dialogue_id, model, criterion, 0, score, "ok", "proxy", "a rank", "", **digests)
+                    )
+            write_jsonl(paths.judgements(name, model), rows)
+        whole[name] = {"contrast.empathy.generic.auc": 0.97, "contrast.empathy.dismissive.auc": 0.74}
+        write_json(paths.metrics("judge", name), whole[name])
+        record(params, paths, "judge", name)
+    write_json(paths.metrics("judge"), whole)
+
+
+def correlate(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random) -> None:
+    rows = []
+    for source in (*params.judges, "bertscore"):
+        for criterion in params.judge.criteria:
+            for level in ("pooled", "system"):
+                value = round(rng.uniform(0.1, 0.6), 4)
+                numbers = {"estimate": value, "ci_low": value - 0.15, "ci_high": value + 0.15, "n_items": 40, "n_raters": 5}
+                rows.append({"criterion": criterion, "judge": source, "level": level, "statistic": "spearman", **numbers})
+    columns = ("criterion", "judge", "level", "statistic", "n_items", "n_raters", "estimate", "ci_low", "ci_high")
+    write_csv(paths.table("agreement"), rows, columns)
+    items = [{"dialogue_id": d.dialogue_id, "model": m, "human": 3} for d in test for m in params.models]
+    write_csv(paths.table("items"), items, ("dialogue_id", "model", "human"))
+    write_csv(paths.table("systems"), [{"model": m, "human": 3.0} for m in params.models], ("model", "human"))
+    write_json(paths.metrics("correlate"), {"simulated": 1, "raters": 5})
+
+
+def project(folder: Path, values: dict) -> Params:
+    """A folder with params.yaml and the labels, for the command line."""
+    import shutil
+
+    import yaml
+
+    (folder / "data/ratings").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "data/labels.yaml", folder / "data/labels.yaml")
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+    from emplifai import params
+
+    return params.load(folder / "params.yaml")
