@@ -233,8 +233,8 @@ def one_judge(run: Evidence, folder: Path, judge: str) -> Iterator[Note | Table 
     title, broken = judge_name(run, judge), findings.invalid(rows)
     if findings.is_proxy(run, judge):
         yield Note(
-            f"{title}: a proxy made of one small model's probabilities, not an LLM asked for its opinion. It tells faults such as "
-            "mismatched, generic, cold or cut replies; its scale is a rank among known texts, not a rating.",
+            f"{title}: a proxy made of one small model's probabilities, not an LLM asked for its opinion. It tells faults such "
+            "as mismatched, generic, cold or cut replies; its scale is a rank among known texts, not a rating.",
             "warning",
         )
     for criterion, systems in broken.items():
