@@ -9,7 +9,9 @@ KEPT = "！？…‥～（）：；，．゛゜％＆＋＝／＜＞［］｛｝
 _PARTS = re.compile(f"[^{re.escape(KEPT)}]+")
 _KANA = re.compile("[ぁ-ゖァ-ヺー]")
 _HAN = re.compile("[々〆一-鿿㐀-䶿]")
-_BROKEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
+_BROKEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\uf8f0-\uf8f3\ud800-\udfff]"
+)  # f8f0-f8f3: what cp932 makes of stray bytes
 
 
 def normalize(text: str, form: str) -> str:
