@@ -135,7 +135,7 @@ class Bertscore(Section):
 class Judge(Section):
     criteria: list[Criterion] = Field(list(CRITERIA), min_length=1)
     scale: tuple[int, int] = Field((1, 5), description="lowest and highest score")
-    rubric: Name = Field("ja-v1", description="prompts/judge-RUBRIC.md")
+    rubric: Name = Field("ja-v1", description="workflow/emplifai/prompts/judge-RUBRIC.yaml")
     temperature: Annotated[float, Field(ge=0)] = 0.0
     samples: Positive = Field(1, description="answers a question")
     max_tokens: Positive = Field(512, description="of an answer")
@@ -252,6 +252,12 @@ class Params(Section):
     models: dict[Name, Model] = Field(min_length=1)
     judges: dict[Name, JudgeModel] = Field({})
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _names_are_free(self):
+        if "contrast" in self.models:
+            raise ValueError("models.contrast: this name is taken: results/judge/JUDGE/contrast.jsonl is the contrast set's file")
+        return self
 
     @property
     def tuned(self) -> list[str]:

@@ -1,6 +1,6 @@
 # Let a judge rate all replies: one job a judge.
 # in:  all replies; train and dev dialogues (the proxy is fitted on train and anchored on dev); test dialogues
-# out: JUDGE/MODEL.jsonl, JUDGE/metrics.json (with the contrast set's AUC)
+# out: JUDGE/MODEL.jsonl, JUDGE/contrast.jsonl (references and worse replies), JUDGE/metrics.json
 
 
 rule judge:
@@ -11,6 +11,7 @@ rule judge:
         code=PATHS.code("judge"),
     output:
         judgements=[PATHS.judgements("{judge}", model) for model in MODELS],
+        contrasts=PATHS.contrasts("{judge}"),
         metrics=PATHS.metrics("judge", "{judge}"),
         record=PATHS.record("judge", "{judge}"),
     log:
