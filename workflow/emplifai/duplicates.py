@@ -113,7 +113,7 @@ class NearDuplicates:
         self._flush()
         rank = np.arange(self.count) if rank is None else rank
         groups = np.arange(self.count)
-        grams = lru_cache(4096)(lambda i: trigrams(text_of(i)))
+        grams = lru_cache(512)(lambda i: trigrams(text_of(i)))
         for file in self._files:
             file.seek(0)
             for i, j in self._candidates(np.fromfile(file, np.uint64), rank, alive, groups):
