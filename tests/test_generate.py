@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -309,3 +311,41 @@ def test_killed_in_the_middle_goes_on(parts, run):
 
 def lines(folder) -> int:
     return sum(path.read_bytes().count(b"\n") for path in (folder / ".cache/generate").glob("*.jsonl"))
+
+
+def test_a_server_is_asked_once(parts, run):
+    """A stand-in for a server, on loopback: what it gets, what becomes of its answers, and that the cache spares it."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            asked.append(body)
+            text = "答えは「喜び」です。" if "次の中から一つ" in body["messages"][-1]["content"] else " そうですね。\n"
+            choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            data = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        change_params(parts, models__chat={"backend": "openai", "model": "m", "base_url": url, "shots": 1})
+        run("emplifai", "generate", "--model", "chat")
+        first = results(parts, "chat")
+        run("emplifai", "generate", "--model", "chat")
+        server.shutdown()
+    assert len(asked) == 32 and results(parts, "chat") == first
+    assert all(body["messages"][-1]["role"] == "user" and body["model"] == "m" for body in asked)
+    replies = [json.loads(line) for line in first["reply.jsonl"].splitlines()]
+    assert {r["text"] for r in replies} == {"そうですね。"} and replies[0]["output_tokens"] == 3
+    emotions = [json.loads(line) for line in first["emotion.jsonl"].splitlines()]
+    assert {r["label"] for r in emotions} == {"joy"} and first["likelihood.jsonl"] == b""
+    tests = list(read_jsonl(parts / "results/split/test.jsonl", Dialogue))
+    reply = next(b for b in asked if b["messages"][-1]["content"] == tests[0].patient)
+    assert not any(tests[0].reference in m["content"] for m in reply["messages"])

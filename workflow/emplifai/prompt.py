@@ -36,6 +36,21 @@ def messages(dialogue: Dialogue, labels: dict[str, Label], emotion: str | None =
     return [{"role": "system", "content": system}, *talk, answer]
 
 
+def question(
+    dialogue: Dialogue,
+    labels: dict[str, Label],
+    task: str,
+    emotion: str | None = None,
+    reply: bool = True,
+    shots: tuple[Dialogue, ...] = (),
+) -> list[Message]:
+    """What a chat model is sent for a task, with the exemplars' talk before: the last message is the user's."""
+    talk = messages(dialogue, labels, emotion, reply or task == "reply")
+    told = [m for shot in shots for m in messages(shot, labels, None, reply or task == "reply")[1:]]
+    end = -1 if task == "emotion" else -3  # without the emotion's answer; without reply, question and answer
+    return [talk[0], *told, *talk[1:end]]
+
+
 def segments(
     dialogue: Dialogue,
     labels: dict[str, Label],
