@@ -24,6 +24,7 @@ HELP = {
     "prefetch": "fetch and prepare the models that params.yaml names",
     "sync": "after git checkout or dvc pull: make Snakemake believe what DVC has proved",
     "track": "send all results to MLflow (idempotent)",
+    "ui": "show all runs in MLflow's pages (for a tracking server: say where they are)",
     "finish": "say where the report is and what to type next",
 }
 EACH = {"finetune": "model", "generate": "model", "judge": "judge"}  # stages with one job a model or judge

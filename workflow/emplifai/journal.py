@@ -1,0 +1,218 @@
+"""What a finished pipeline leaves for the tracking: a snapshot in plain JSON, kept until MLflow has it and afterwards.
+
+.cache/tracking/pipelines/KEY.json holds a pipeline run (all its run.json, numbers, curves); small files (report, figures,
+samples) lie by their digest in .cache/tracking/files/. From it MLflow's database can be filled again at any time, with the
+runs whose results have been overwritten since. The folder may be deleted: then only what results/ holds can be sent.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emplifai import STAGES
+from emplifai.params import Params
+from emplifai.paths import Paths
+from emplifai.records import Dialogue, Reply, atomic, digest, dumps, file_sha256, read_json, read_jsonl, sha256, write_json
+
+LARGEST = 20_000_000  # bytes of a file that is kept
+Metric = tuple[str, float, int, int]  # name, value, step, milliseconds since 1970
+
+
+@dataclass
+class Job:
+    """A stage, or one model's or judge's part of it: a child run."""
+
+    key: str  # digest of its run.json: the same job is never sent twice
+    stage: str
+    name: str
+    start: int  # milliseconds since 1970
+    end: int
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: list[Metric] = field(default_factory=list)
+    data: list[dict[str, str]] = field(default_factory=list)  # name, digest, context, source, profile
+    files: list[tuple[str, str]] = field(default_factory=list)  # path in the run, digest
+
+    @property
+    def title(self) -> str:
+        return f"{self.stage}/{self.name}" if self.name else self.stage
+
+
+@dataclass
+class Pipeline:
+    """All jobs behind one state of results/: a parent run."""
+
+    key: str
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    jobs: list[Job]
+
+    @property
+    def start(self) -> int:
+        return min(job.start for job in self.jobs)
+
+    @property
+    def end(self) -> int:
+        return max(job.end for job in self.jobs)
+
+
+def take(params: Params, paths: Paths) -> Pipeline | None:
+    """Snapshot results/ into the journal; None where there is no result yet. Changes nothing in results/."""
+    jobs = [job(params, paths, path) for stage in STAGES for path in sorted(paths.stage(stage).glob("**/run.json"))]
+    if not jobs:
+        return None
+    values = params.model_dump(mode="json", by_alias=True)
+    commits = sorted({j.tags["git_commit"] for j in jobs} - {"none"})
+    tags = {
+        "git_commit": ", ".join(commits) or "none",
+        "git_dirty": str(any(j.tags["git_dirty"] == "True" for j in jobs)).lower(),
+        "params_sha256": digest(values),
+    }
+    name = params.tracking.name or f"{(commits[-1] if commits else 'no commit')[:8]} {tags['params_sha256'][:8]}"
+    pipeline = Pipeline(digest(sorted(j.key for j in jobs)), name, tags, flat(values), jobs)
+    write_json(folder(paths) / "pipelines" / f"{pipeline.key}.json", asdict(pipeline))
+    return pipeline
+
+
+def folder(paths: Paths) -> Path:
+    return paths.cache / "tracking"
+
+
+def kept(paths: Paths) -> list[Pipeline]:
+    """Every pipeline of the journal, oldest first; a damaged file is left out."""
+    found = []
+    for path in (folder(paths) / "pipelines").glob("*.json"):
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            found.append(Pipeline(**values | {"jobs": [Job(**j) for j in values["jobs"]]}))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return sorted(found, key=lambda p: (p.end, p.key))
+
+
+def file(paths: Paths, key: str) -> Path:
+    return folder(paths) / "files" / key
+
+
+def job(params: Params, paths: Paths, record: Path) -> Job:
+    """One run.json with what lies beside it."""
+    run = read_json(record)
+    stage, name = run["stage"], run.get("name") or ""
+    start = int(1000 * run["started"])
+    end = start + int(1000 * run["seconds"])
+    git = run.get("git") or {}
+    tags = {
+        "stage": stage,
+        "git_commit": str(git.get("commit") or "none"),
+        "git_dirty": str(git.get("dirty")),
+        "params_sha256": run.get("params_sha256", ""),
+        "inputs_sha256": digest(run.get("inputs", {})),
+    }
+    tags |= {k: str(run[k]) for k in ("host", "device", "python", "emplifai", "slurm_job_id") if run.get(k)}
+    if name:
+        tags["judge" if stage == "judge" else "model"] = name
+    system = params.section("judges" if stage == "judge" else "models").get(name) or {}
+    values = flat(run["params"]) | flat(system, "model.")
+    found = Job(sha256(record.read_bytes()), stage, name, start, end, values, tags)
+    found.metrics = [*numbers(run, record, end), *curve(paths, found)]
+    found.data = list(data(paths, run))
+    small = [(where, path) for where, path in artifacts(params, paths, stage, name) if path.stat().st_size < LARGEST]
+    found.files = [keep(paths, where, path) for where, path in small]
+    found.files.append(keep(paths, "run.json", record))
+    return found
+
+
+def numbers(run: dict[str, Any], record: Path, at: int) -> Iterator[Metric]:
+    """metrics.json beside a run.json, and the run's own numbers: seconds, memory, tokens."""
+    path = record.with_name("metrics.json")
+    found = flat_numbers(read_json(path)) if path.exists() else {}
+    found |= {f"run.{k}": v for k, v in flat_numbers(run).items() if not k.startswith(("params.", "started", "git."))}
+    yield from ((name, value, 0, at) for name, value in found.items())
+
+
+def curve(paths: Paths, job: Job) -> Iterator[Metric]:
+    """The training history of a finetune job, a point a step."""
+    path = paths.history(job.name)
+    if job.stage != "finetune" or not path.exists():
+        return
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    last = max((row.get("step", 0) for row in rows), default=0) or 1
+    for row in rows:
+        step = int(row.get("step", 0))
+        at = job.start + (job.end - job.start) * step // last
+        yield from ((f"history.{k}", v, step, at) for k, v in flat_numbers(row).items() if k != "step")
+
+
+def data(paths: Paths, run: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The parts of the data that a job read, with their digests."""
+    for part in ("train", "dev", "test"):
+        source = str(paths.part(part))
+        if source in run.get("inputs", {}):
+            key = run["inputs"][source]
+            yield {"name": part, "digest": key[:36], "context": part, "source": source, "profile": dumps({"sha256": key})}
+
+
+def artifacts(params: Params, paths: Paths, stage: str, name: str) -> Iterator[tuple[str, Path]]:
+    """Small files worth opening from a run: where they go, and where they lie."""
+    if stage == "report":
+        yield "index.html", paths.page
+        yield from ((f"figures/{path.name}", path) for path in sorted(paths.figures.glob("*")))
+    if stage in ("correlate", "bertscore"):
+        yield from ((path.name, path) for path in sorted(paths.stage(stage).glob("*.csv")))
+    if stage == "generate" and paths.part("test").exists() and paths.replies(name).exists():
+        yield "samples.json", samples(paths, name)
+    if stage == "finetune":
+        readme = paths.adapter(name) / "README.md"
+        yield from [("README.md", readme)] if readme.exists() else []
+
+
+def samples(paths: Paths, model: str, most: int = 100) -> Path:
+    """A table that MLflow shows: situation, patient, reference and what the model answered."""
+    test = {d.dialogue_id: d for d in read_jsonl(paths.part("test"), Dialogue)}
+    replies = [r for r in read_jsonl(paths.replies(model), Reply) if r.sample == 0 and r.dialogue_id in test]
+    replies = sorted(replies, key=lambda r: sha256(r.dialogue_id))[:most]
+    columns = ["dialogue_id", "emotion", "situation", "patient", "reference", "reply"]
+    dialogues = [(r, test[r.dialogue_id]) for r in replies]
+    rows = [[d.dialogue_id, d.emotion, d.situation, d.patient, d.reference, r.text] for r, d in dialogues]
+    text = dumps({"columns": columns, "data": rows})
+    path = file(paths, sha256(text))
+    with atomic(path) as out:
+        out.write(text)
+    return path
+
+
+def keep(paths: Paths, where: str, path: Path) -> tuple[str, str]:
+    """Copy a file into the journal under its digest."""
+    key = file_sha256(path)
+    target = file(paths, key)
+    if not target.exists():
+        with atomic(target, "wb") as out, open(path, "rb") as source:
+            shutil.copyfileobj(source, out)
+    return where, key
+
+
+def flat(values: Any, before: str = "") -> dict[str, str]:
+    """Nested settings as texts under dotted names."""
+    out: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{before}{key}.")
+        elif value is not None:
+            out[f"{before}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return out
+
+
+def flat_numbers(values: dict[str, Any], before: str = "") -> dict[str, float]:
+    """Finite numbers of a nested dictionary under dotted names."""
+    out: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= flat_numbers(value, f"{before}{key}.")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            out[f"{before}{key}"] = float(value)
+    return out

@@ -1,0 +1,41 @@
+"""`emplifai ui`: MLflow's pages on this machine, over the database that tracking.uri names."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from emplifai.params import Params
+from emplifai.paths import Paths
+from emplifai.track import shown
+
+
+def run(params: Params, paths: Paths) -> None:
+    """Become an MLflow server on a free port of 127.0.0.1; for a tracking server only say where it is."""
+    uri = params.tracking.uri
+    if uri.startswith(("http://", "https://")):
+        print(f"The runs are on the tracking server: {shown(uri)}", file=sys.stderr)
+        return
+    port = free_port()
+    print(f"MLflow on http://127.0.0.1:{port} in half a minute (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *command(uri, port)])
+
+
+def command(uri: str, port: int) -> list[str]:
+    """Arguments of `mlflow`: one worker, loopback only, artifacts where `emplifai track` puts them."""
+    store = ["--backend-store-uri", uri, "--artifacts-destination", str(Path("mlartifacts").absolute())]
+    return ["server", *store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+
+
+def free_port(first: int = 5000) -> int:
+    """The first port from 5000 on that nobody listens to."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    return first
