@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emplifai import agreement, provenance, ratings, simulation
+from emplifai import agreement, comparisons, provenance, ratings, simulation
 from emplifai.agreement import Settings
 from emplifai.errors import UserError
 from emplifai.panel import Panel, panels
@@ -212,7 +212,7 @@ def _attributes(rated, judged, settings: Settings, *files: Path) -> "pd.DataFram
 
     keys = ["dialogue_id", "model"]
     wanted = [c for c in dict.fromkeys([settings.cluster, *settings.by, *ATTRIBUTES]) if c not in keys]
-    both = pd.concat([t.reindex(columns=[*keys, *wanted]) for t in (rated, judged)], ignore_index=True)
+    both = pd.concat([t.reindex(columns=[*keys, *wanted]).astype("str") for t in (rated, judged)], ignore_index=True)
     items = both[keys].drop_duplicates().set_index(keys).sort_index()
     for name in wanted:
         known = both[both[name].fillna("") != ""]
@@ -248,6 +248,8 @@ def _write(found: list[Panel], settings: Settings, paths: Paths, models: bool, s
     mark = {"simulated": "true"} if simulated else {}
     rows = [row | mark for row in agreement.table(found, settings, models)]
     write_csv(paths.table("agreement"), rows, [*agreement.COLUMNS, *mark])
+    compared = [row | mark for row in comparisons.table(found, settings, models)]
+    write_csv(paths.table("comparisons"), compared, [*comparisons.COLUMNS, *mark])
     items = [row | mark for panel in found for row in _items(panel)]
     write_csv(paths.table("items"), items, [*dict.fromkeys(k for row in items for k in row)])
     write_csv(paths.table("systems"), [r | mark for p in found for r in _systems(p, settings)], [*SYSTEMS, *mark])

@@ -94,7 +94,7 @@ def draw(clusters: int, resamples: int, seed: int) -> np.ndarray:
 def replicate(measure: Measure, cluster: np.ndarray, resamples: int, seed: int, clusters: int | None = None) -> Replicates:
     """Resample whole clusters. cluster: (items,) whole numbers 0 .. clusters - 1; clusters: how many, if some have no item."""
     clusters = clusters or int(cluster.max()) + 1
-    sums = _cluster_sums(measure.features, cluster, clusters)
+    sums = cluster_sums(measure.features, cluster, clusters)
     total = np.asarray(sums.sum(0), float).reshape(1, -1)
     counts = draw(clusters, resamples, seed)
     return Replicates(
@@ -107,6 +107,27 @@ def replicate(measure: Measure, cluster: np.ndarray, resamples: int, seed: int, 
 def mean_of(parts: Sequence[Replicates]) -> Replicates:
     """The mean of several statistics over the same resamples; a part that is undefined somewhere is left out there."""
     return Replicates(*(_mean([p[k] for p in parts]) for k in range(3)))
+
+
+def mean_of_measures(measures: Sequence[Measure], parts: Sequence[np.ndarray]) -> Measure:
+    """The mean of several statistics, each of a part of the items, as one function of sums over all of them.
+
+    parts: masks over the items, (items,). A part that is undefined in a resample is left out there.
+    """
+    from scipy import sparse
+
+    blocks = []
+    for measure, part in zip(measures, parts, strict=True):
+        place = sparse.csr_array(
+            (np.ones(part.sum()), (np.flatnonzero(part), np.arange(part.sum()))), shape=(len(part), part.sum())
+        )
+        blocks.append(place @ sparse.csr_array(measure.features))
+    ends = np.cumsum([0] + [block.shape[1] for block in blocks])
+
+    def value(sums: np.ndarray) -> np.ndarray:
+        return _mean([m.value(sums[:, ends[k] : ends[k + 1]]) for k, m in enumerate(measures)])
+
+    return Measure(sparse.hstack(blocks).tocsr(), value)
 
 
 def difference(a: Replicates, b: Replicates) -> Replicates:
@@ -144,7 +165,7 @@ def _bca_levels(replicates: Replicates, drawn: np.ndarray, levels: np.ndarray) -
     return ndtr(bias + z / (1 - (pull**3).sum() / spread / 6 * z))
 
 
-def _cluster_sums(features: Any, cluster: np.ndarray, clusters: int) -> Any:
+def cluster_sums(features: Any, cluster: np.ndarray, clusters: int) -> Any:
     """Sums of the features by cluster: (clusters, p), sparse where the features are and that is smaller."""
     from scipy import sparse
 

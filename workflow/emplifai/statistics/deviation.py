@@ -10,6 +10,12 @@ def mean(values: np.ndarray) -> Measure:
     return _ratio(values, np.ones(len(values)))
 
 
+def mean_of_known(values: np.ndarray) -> Measure:
+    """The mean of the values that are not NaN."""
+    known = np.isfinite(values)
+    return _ratio(np.where(known, values, 0.0), known.astype(float))
+
+
 def bias(x: np.ndarray, y: np.ndarray) -> Measure:
     """Mean of x - y: positive where x is the more generous."""
     return mean(x - y)

@@ -1,0 +1,222 @@
+"""correlate: the stage on written-down results, and the command on anyone's tables."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import environment
+from emplifai import correlate, simulation
+from emplifai.params import Params
+from emplifai.paths import Paths
+from emplifai.records import Dialogue, Judgement, Question, Reply, Score, Turn, sha256, write_jsonl
+
+MODELS = ("reference", "parrot", "base", "tuned")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pick(table: list[dict], **where: str) -> dict:
+    found = [row for row in table if all(row[k] == v for k, v in where.items())]
+    assert len(found) == 1, f"{where}: {len(found)} rows"
+    return found[0]
+
+
+def write(path: Path, header: str, lines: list[tuple]) -> Path:
+    path.write_text("\n".join([header, *(",".join(map(str, line)) for line in lines)]) + "\n", "utf-8")
+    return path
+
+
+# The stage
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> tuple[Params, Paths]:
+    """What the earlier stages would have written for 12 situations of two dialogues and four models."""
+    monkeypatch.chdir(tmp_path)
+    params = Params.model_validate(
+        {
+            "models": {m: {"backend": "reference"} for m in MODELS},
+            "judges": {"proxy": {"backend": "likelihood"}},
+            "correlate": {"resamples": 200, "simulated_items": 16},
+        }
+    )
+    paths, rng = Paths(), np.random.default_rng(5)
+    dialogues = [dialogue(emotion, s, k) for emotion in ("fear", "joy") for s in range(6) for k in (1, 2)]
+    write_jsonl(paths.part("test"), dialogues)
+    for model in MODELS:
+        text = words(model)
+        write_jsonl(paths.replies(model), [reply(d, model, text(d)) for d in dialogues])
+        write_jsonl(paths.judgements("proxy", model), [judgement(d, model, text(d), c, rng) for d in dialogues for c in CRITERIA])
+        write_jsonl(paths.scores(model), [score(d, model, text(d), rng) for d in dialogues])
+    return params, paths
+
+
+CRITERIA = ("fluency", "empathy", "emotion_empathy")
+
+
+def dialogue(emotion: str, situation: int, k: int) -> Dialogue:
+    turns = [Turn("patient", f"痛いです{situation}"), Turn("supporter", f"つらいですね{situation}{k}")]
+    return Dialogue(f"{emotion}-{situation:02}-{k}", f"{emotion}-{situation:02}", emotion, None, "病院で", turns)
+
+
+def words(model: str):
+    """What a model says in a dialogue."""
+    fixed = {"reference": lambda d: d.reference, "parrot": lambda d: d.patient}
+    return fixed.get(model, lambda d: d.reference[:3] + model)
+
+
+def reply(dialogue: Dialogue, model: str, text: str) -> Reply:
+    return Reply(dialogue.dialogue_id, model, "reply", 0, text, "stop", "p", "s", sha256(text))
+
+
+def judgement(dialogue: Dialogue, model: str, text: str, criterion: str, rng) -> Judgement:
+    value = float(rng.integers(1, 6)) if dialogue.dialogue_id != "joy-00-1" else None
+    status = "ok" if value else "unparsed"
+    return Judgement("proxy", dialogue.dialogue_id, model, criterion, 0, value, status, "proxy", "", "", "p", sha256(text))
+
+
+def score(dialogue: Dialogue, model: str, text: str, rng) -> Score:
+    f1 = float(rng.uniform(0.5, 0.9))
+    return Score(dialogue.dialogue_id, model, "reply", 0, f1, f1, f1, "ok", sha256(text))
+
+
+def test_stage_without_ratings_uses_simulated_raters_and_says_so_everywhere(results, capsys):
+    params, paths = results
+    correlate.run(params, paths)
+    assert "SIMULATED" in capsys.readouterr().err
+    for name in ("items", "agreement", "systems"):
+        assert {row["simulated"] for row in rows(paths.table(name))} == {"true"}, name
+    metrics = json.loads(paths.metrics("correlate").read_text())
+    assert metrics["simulated"] == 1
+    assert all(isinstance(v, int | float) and np.isfinite(v) for v in metrics.values())
+    assert metrics["judgements_failed"] == len(MODELS) * len(CRITERIA)
+    items = rows(paths.table("items"))
+    assert len(items) == 24 * len(MODELS) * len(CRITERIA)
+    assert sum(row["n_raters"] == "5" for row in items) == 16 * len(MODELS) * len(CRITERIA)
+    failed = [row for row in items if row["dialogue_id"] == "joy-00-1"]
+    assert {row["judge_proxy"] for row in failed} == {""}
+    agreement = rows(paths.table("agreement"))
+    assert {row["judge"] for row in agreement} == {"", "proxy", "bertscore"}
+    assert {row["level"] for row in agreement} == {"raters", "pooled", "within_model", "within_cluster", "system"}
+    kappa = pick(agreement, judge="bertscore", criterion="empathy", level="pooled", by="", statistic="weighted_kappa")
+    assert (kappa["estimate"], kappa["status"]) == ("", "judge on its own scale")
+
+
+def test_stage_is_the_same_twice_and_leaves_data_alone(results):
+    params, paths = results
+    correlate.run(params, paths)
+    once = {name: paths.table(name).read_bytes() for name in ("items", "agreement", "systems")}
+    correlate.run(params, paths)
+    assert once == {name: paths.table(name).read_bytes() for name in once}
+    assert not Path("data").exists()
+
+
+def test_stage_sets_ratings_of_other_words_aside(results, capsys):
+    params, paths = results
+    folder = Path("data/ratings")
+    folder.mkdir(parents=True)
+    lines = []
+    for d in range(6):
+        for rater in ("r1", "r2"):
+            words = sha256(f"つらいですね{d}1") if (d, rater) != (5, "r2") else sha256("other words")
+            lines.append((rater, f"joy-{d:02}-1", "reference", "empathy", 1 + (d + (rater == "r2")) % 5, words, ""))
+    write(folder / "mine.csv", "rater_id,dialogue_id,model,criterion,score,text_sha256,rated_at", lines)
+    before = (folder / "mine.csv").read_bytes()
+    correlate.run(params, paths)
+    metrics = json.loads(paths.metrics("correlate").read_text())
+    assert (metrics["simulated"], metrics["ratings_set_aside"], metrics["empathy/ratings"]) == (0, 1, 11)
+    assert "1 of 12 ratings are of other words" in capsys.readouterr().err
+    assert (folder / "mine.csv").read_bytes() == before
+    assert "simulated" not in rows(paths.table("agreement"))[0]
+
+
+def test_simulated_raters_know_the_planted_feature_only():
+    turns = [Turn("patient", "痛い"), Turn("supporter", "それはおつらいですね")]
+    questions = [
+        Question(Dialogue(f"d{i}", f"s{i}", "joy", None, "", turns), "m", text)
+        for i, text in enumerate(["それはおつらいですね", "はい"] * 200)
+    ]
+    made = simulation.simulate(questions, 5, 400, ["empathy"], (1, 5), seed=1)
+    assert len(made) == 2000 and all(r.simulated and r.rater_id.startswith("simulated") for r in made)
+    again = simulation.simulate(questions[::-1], 5, 400, ["empathy"], (1, 5), seed=1)
+    key = lambda r: (r.rater_id, r.dialogue_id)  # noqa: E731
+    assert sorted(made, key=key) == sorted(again, key=key)
+    mean = {i: np.mean([r.score for r in made if r.dialogue_id == f"d{i}"]) for i in range(400)}
+    like = [1.0, 0.0] * 200
+    assert 0.35 < np.corrcoef(like, list(mean.values()))[0, 1] < 0.75
+
+
+# Anyone's tables
+
+R = "rater_id,dialogue_id,criterion,score"
+J = "judge,dialogue_id,criterion,score"
+
+
+def command(tmp_path: Path, *more: str, ok: bool = True) -> subprocess.CompletedProcess:
+    call = [sys.executable, "-m", "emplifai", "correlate", "--ratings", "R.csv", "--judgements", "J.csv", "--out", "out", *more]
+    done = subprocess.run(call, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done
+
+
+def test_command_needs_nothing_but_two_tables(tmp_path):
+    scores = [(1, 2, 1), (2, 2, 3), (4, 5, 5), (3, 3, 2), (5, 4, 4)]
+    write(tmp_path / "R.csv", R, [(f"r{k}", f"d{i}", "empathy", s[k]) for i, s in enumerate(scores) for k in range(2)])
+    write(tmp_path / "J.csv", J, [("gpt", f"d{i}", "empathy", s[2]) for i, s in enumerate(scores)])
+    command(tmp_path, "--scale", "1", "5", "--resamples", "200")
+    table = rows(tmp_path / "out/agreement.csv")
+    assert list(table[0]) == [
+        "criterion", "judge", "by", "group", "level", "statistic", "reference", "n_items", "n_raters",
+        "estimate", "ci_low", "ci_high", "p_value", "p_adjusted", "status",
+    ]  # fmt: skip
+    assert {row["level"] for row in table} == {"raters", "pooled"}
+    # by hand: means 1.5 2 4.5 3 4.5, judge 1 3 5 2 4; bias (-.5+1+.5-1-.5)/5, mae 3.5/5
+    assert float(pick(table, judge="gpt", statistic="bias")["estimate"]) == pytest.approx(-0.1)
+    assert float(pick(table, judge="gpt", statistic="mae")["estimate"]) == pytest.approx(0.7)
+    # by hand: lower medians 1 2 4 3 4, judge 1 3 5 2 4: sum of squared differences 3; of all pairs 5 * (7.4...) below
+    x, y = np.array([1, 3, 5, 2, 4]), np.array([1, 2, 4, 3, 4])
+    kappa = 1 - ((x - y) ** 2).mean() / np.subtract.outer(x, y).__pow__(2).mean()
+    assert float(pick(table, judge="gpt", statistic="weighted_kappa")["estimate"]) == pytest.approx(kappa)
+    row = pick(table, judge="gpt", statistic="spearman")
+    assert (row["reference"], row["n_items"], row["n_raters"], row["status"]) == ("mean", "5", "2", "ok")
+
+
+GOOD_R = [(f"r{k}", f"d{i}", "empathy", 1 + (i + k) % 5) for i in range(6) for k in range(2)]
+GOOD_J = [("gpt", f"d{i}", "empathy", 1 + (i * 2) % 5) for i in range(6)]
+BAD = {
+    "wrong columns": ("who,dialogue_id,criterion,score", GOOD_R, J, GOOD_J, "R.csv: no column 'rater_id'"),
+    "misspelt": (R.replace("score", "scores"), GOOD_R, J, GOOD_J, "is 'scores' meant?"),
+    "text": (R, [*GOOD_R, ("r1", "d9", "empathy", "good")], J, GOOD_J, "row 14: score 'good' is not a number"),
+    "NaN": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d9", "empathy", "NaN")], "row 8: score 'NaN' is not a number"),
+    "inf": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d9", "empathy", "inf")], "row 8: score 'inf' is not a number"),
+    "out of scale": (R, [*GOOD_R, ("r1", "d9", "empathy", 7)], J, GOOD_J, "row 14: score 7 is outside the scale 1 to 5"),
+    "judge out of scale": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d9", "empathy", 11)], "J.csv: row 8: score 11 is outside"),
+    "duplicate": (R, [*GOOD_R, ("r1", "d0", "empathy", 3)], J, GOOD_J, "row 14: a second score of rater_id r1, dialogue_id d0"),
+    "no id": (R, [*GOOD_R, ("", "d0", "empathy", 3)], J, GOOD_J, "row 14: rater_id is empty"),
+    "no overlap": (R, GOOD_R, J, [("gpt", f"x{i}", "empathy", 3) for i in range(6)], "no item in common"),
+    "other criterion": (R, GOOD_R, J, [("gpt", f"d{i}", "fluency", 3) for i in range(6)], "Criteria of the ratings: empathy"),
+    "no rows": (R, [], J, GOOD_J, "R.csv: no rows"),
+    "one model column": (R, GOOD_R, J + ",model", [(*j, "m") for j in GOOD_J], "R.csv: no column 'model'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables_get_one_clear_message(tmp_path, case, monkeypatch, capsys):
+    from emplifai import cli
+
+    header_r, lines_r, header_j, lines_j, message = BAD[case]
+    write(tmp_path / "R.csv", header_r, lines_r)
+    write(tmp_path / "J.csv", header_j, lines_j)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["correlate", "--ratings", "R.csv", "--judgements", "J.csv", "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not Path("out").exists()
