@@ -1,11 +1,15 @@
 """The judge stage with an LLM judge on a server: asked as a user asks it, against a server that fails as real ones do."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import time
 
+import httpx
 import numpy as np
 import pytest
 
@@ -219,7 +223,7 @@ def test_an_empty_reply_is_not_asked_and_has_no_score(study, run):
     assert len(server.bodies) == 198 - 3
     assert {(j.status, j.score, j.raw) for j in judgements(study, "tuned")[:3]} == {("refused", None, "empty reply")}
     numbers = json.loads((study / "results/judge/llm/metrics.json").read_text())
-    assert numbers["empathy.empty"] == 1 and numbers["empathy.asked"] == 65 and numbers["mean.tuned.empathy.n"] == 11
+    assert numbers["empathy.empty"] == 1 and numbers["empathy.asked"] == 65 and numbers["mean.tuned.empathy_n"] == 11
 
 
 def test_files_of_models_that_are_gone_are_removed(study, run):
@@ -377,3 +381,56 @@ def test_auc_resamples_whole_clusters():
 def test_auc_is_undefined_without_both_sides():
     assert auc_interval([1.0], [], ["s"], []).estimate is None
     assert auc_interval([2.0, 2.0], [1.0], ["s", "s"], ["s"])[:3] == (1.0, None, None)
+
+
+# A real server
+
+
+@pytest.fixture(scope="module")
+def serve(tiny_model, tmp_path_factory):
+    """`transformers serve` with the tiny model and a chat template; its base_url."""
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    shutil.copytree(tiny_model, folder)
+    template = "{% for m in messages %}{{ m['role'] }}：{{ m['content'] }}\n{% endfor %}assistant："
+    (folder / "chat_template.jinja").write_text(template)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [BIN / "transformers", "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    log = open(folder.parent / "log", "w")
+    server = subprocess.Popen([*command, folder], env=environment(), stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", server, folder.parent / "log")
+        yield f"http://127.0.0.1:{port}/v1", str(folder)
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
+def wait_for(url: str, server: subprocess.Popen, log) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, trust_env=False).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"transformers serve did not come up:\n{log.read_text()[-3000:]}")
+
+
+@pytest.mark.slow
+def test_a_real_server_is_judged_with_and_its_babble_is_no_score(study, run, serve):
+    """Random weights never yield a verdict: the chain works, and each failure is counted with what was said."""
+    url, model = serve
+    test = dialogues(2)
+    records.write_jsonl(study / "results/split/test.jsonl", test)
+    records.write_jsonl(study / "results/generate/reference/reply.jsonl", [reply(d, "reference") for d in test])
+    judge_at(study, url, model=model, criteria=["empathy"])
+    change_params(study, judge__max_tokens=8, judge__timeout=60, models={"reference": {"backend": "reference"}})
+    done = run("emplifai", "judge", "--judge", "llm", ok=False)
+    assert "16 of 16 judgements failed (100%)" in done.stderr and "16 unparsed" in done.stderr
+    change_params(study, judge__max_failed_share=1.0)
+    run("emplifai", "judge", "--judge", "llm")
+    rows = judgements(study, "reference")
+    assert len(rows) == 4 and {j.status for j in rows} == {"unparsed"} and {j.score for j in rows} == {None}
+    assert all(j.raw and j.input_tokens > 300 and 0 < j.output_tokens <= 8 for j in rows)

@@ -19,7 +19,7 @@ def metrics(
     """Flat numbers. told: judgements by model; shown: those of the contrast set, `model` being its kind.
 
     Keys: CRITERION.asked|ok|unparsed|refused|error|empty|failed_share; contrast.KIND.CRITERION.auc (reference above kind);
-    mean.MODEL.CRITERION; reference_above.MODEL.CRITERION (share of dialogues, ties half), each with .low, .high and .n.
+    mean.MODEL.CRITERION; reference_above.MODEL.CRITERION (share of dialogues, ties half), each with _low, _high and _n.
     """
     every = [*shown, *(j for rows in told.values() for j in rows)]
     situations = {d.dialogue_id: d.situation_id for d in test}
@@ -101,4 +101,4 @@ def _above(reference: Scores, system: Scores, situations: Mapping[str, str], res
 
 
 def _flat(key: str, interval: Interval) -> dict[str, float | int | None]:
-    return {key: interval.estimate, f"{key}.low": interval.low, f"{key}.high": interval.high, f"{key}.n": interval.n}
+    return {key: interval.estimate, f"{key}_low": interval.low, f"{key}_high": interval.high, f"{key}_n": interval.n}
