@@ -18,6 +18,7 @@ from emplifai import generate, labels, prompt, systems
 from emplifai.backends import batches, decoding, likelihoods, weights
 from emplifai.backends.transformers import Transformers
 from emplifai.cache import Cache
+from emplifai.errors import UserError
 from emplifai.params import Generate, Model
 from emplifai.records import Dialogue, Reply, Turn, read_jsonl, write_jsonl
 
@@ -349,3 +350,29 @@ def test_a_server_is_asked_once(parts, run):
     tests = list(read_jsonl(parts / "results/split/test.jsonl", Dialogue))
     reply = next(b for b in asked if b["messages"][-1]["content"] == tests[0].patient)
     assert not any(tests[0].reference in m["content"] for m in reply["messages"])
+
+
+CHATML = (
+    "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<bos>assistant\n{% endif %}"
+)
+
+
+def test_chat_template_gets_its_own_form(tiny_model):
+    tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
+    tokenizer.chat_template = CHATML
+    d, shot = dialogues(2, 1)[0], dialogues(2, 1)[-1]
+    pieces = prompt.segments(d, LABELS, tokenizer, shots=(shot,))
+    given, answer = prompt.split_at(pieces, "reply")
+    assert answer == d.reference + "<eos>\n" and d.reference not in prompt.before(pieces, "reply")
+    assert given[-1][0].endswith(f"<bos>user\n{d.patient}<eos>\n<bos>assistant\n") and shot.reference in given[0][0]
+    ids, tasks = prompt.encode(pieces, tokenizer)
+    talk = prompt.messages(d, LABELS)
+    roles = len(talk) + len(prompt.messages(shot, LABELS)) - 1
+    assert ids.count(tokenizer.bos_token_id) == roles  # the template's own, none added
+    assert {ids[k] for k, t in enumerate(tasks) if t and tasks[k - 1] == t} >= {tokenizer.eos_token_id}
+    assert decoding._end_of_turn(tokenizer) == {tokenizer.eos_token_id}
+    assert prompt.question(d, LABELS, "reply")[-1] == {"role": "user", "content": d.patient}
+    tokenizer.chat_template = CHATML.replace("m['content']", "m['content'] if loop.last else 'x'")
+    with pytest.raises(UserError, match="rewrites what was said before"):
+        prompt.segments(d, LABELS, tokenizer)

@@ -4,6 +4,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from emplifai.errors import UserError
 from emplifai.labels import Label
 from emplifai.records import Dialogue
 
@@ -93,8 +94,14 @@ def _chat(dialogue, labels, tokenizer, emotion, reply, shots) -> list[Segment]:
     for k, message in enumerate(talk):
         if message["role"] != "assistant" or k <= len(told):
             continue
-        given = tokenizer.apply_chat_template(talk[:k], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(talk[: k + 1], tokenize=False)
+        # enable_thinking: templates that know it open the answer without reasoning; the others take no notice
+        given = tokenizer.apply_chat_template(talk[:k], tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        whole = tokenizer.apply_chat_template(talk[: k + 1], tokenize=False, enable_thinking=False)
+        if not given.startswith(done) or not whole.startswith(given):
+            raise UserError(
+                f"{tokenizer.name_or_path}: its chat template rewrites what was said before (answer {k}); "
+                "give the model a template that only appends (chat_template.jinja in its folder)"
+            )
         task = "emotion" if k == len(talk) - 1 else "reply"
         pieces += [(given.removeprefix(done), None), (whole.removeprefix(given), task)]
         done = whole
