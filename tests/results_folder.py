@@ -36,8 +36,8 @@ def write(params: Params, paths: Paths, emotions: int = 4, hostile: dict[str, st
         number = int(d.situation_id.rsplit("-", 1)[1])
         parts["test" if number == 10 else "dev" if number == 9 else "train"].append(d)
     write_jsonl(paths.dialogues, whole)
-    write_jsonl(paths.rejects, [{"dialogue_id": "x-1", "reasons": [{"check": "empty text", "detail": "turn 2"}]}])
-    write_json(paths.metrics("validate"), {"dialogues": len(whole), "rejects": 1})
+    write_jsonl(paths.rejects, [{"dialogue_id": "x-1", "reasons": ["empty: turn 2"]}])
+    write_json(paths.metrics("validate"), {"dialogues": len(whole), "rejected": 1, "rejected.empty": 1})
     for part, rows in parts.items():
         write_jsonl(paths.part(part), rows)
     write_json(paths.manifest, {part: [d.dialogue_id for d in rows] for part, rows in parts.items()})
@@ -94,7 +94,7 @@ def generate(params: Params, paths: Paths, model: str, parts, rng: random.Random
         if backend == "transformers":
             tokens = len(d.reference)
             nats = 4.0 - (0.7 if params.models[model].tuned else 0) + rng.gauss(0, 0.2)
-            likelihoods.append({"dialogue_id": d.dialogue_id, "model": model, "logprob": -nats * tokens, "tokens": tokens})
+            likelihoods.append({"dialogue_id": d.dialogue_id, "nats": nats * tokens, "tokens": tokens})
     write_jsonl(paths.replies(model), replies)
     write_jsonl(paths.replies(model, "emotion"), emotions)
     write_jsonl(paths.likelihood(model), likelihoods)
@@ -133,7 +133,7 @@ def judge(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random
                         Judgement(name, d.dialogue_id, model, criterion, 0, score, "ok", "proxy", "a rank", "", **digests)
                     )
             write_jsonl(paths.judgements(name, model), rows)
-        whole[name] = {"contrast.empathy.generic.auc": 0.97, "contrast.empathy.dismissive.auc": 0.74}
+        whole[name] = {"contrast.generic.empathy.auc": 0.97, "contrast.dismissive.empathy.auc": 0.74}
         write_json(paths.metrics("judge", name), whole[name])
         record(params, paths, "judge", name)
     write_json(paths.metrics("judge"), whole)
@@ -146,11 +146,20 @@ def correlate(params: Params, paths: Paths, test: list[Dialogue], rng: random.Ra
             for level in ("pooled", "system"):
                 value = round(rng.uniform(0.1, 0.6), 4)
                 numbers = {"estimate": value, "ci_low": value - 0.15, "ci_high": value + 0.15, "n_items": 40, "n_raters": 5}
-                rows.append({"criterion": criterion, "judge": source, "level": level, "statistic": "spearman", **numbers})
-    columns = ("criterion", "judge", "level", "statistic", "n_items", "n_raters", "estimate", "ci_low", "ci_high")
+                row = {"criterion": criterion, "judge": source, "level": level, "statistic": "spearman", "simulated": "true"}
+                rows.append(row | numbers | {"group": "", "by": "", "status": "ok"})
+    columns = (
+        "criterion", "judge", "by", "group", "level", "statistic", "reference", "n_items", "n_raters",
+        "estimate", "ci_low", "ci_high", "p_value", "p_adjusted", "status", "simulated",
+    )  # fmt: skip
     write_csv(paths.table("agreement"), rows, columns)
-    items = [{"dialogue_id": d.dialogue_id, "model": m, "human": 3} for d in test for m in params.models]
-    write_csv(paths.table("items"), items, ("dialogue_id", "model", "human"))
+    judges = {f"judge_{j}": 3.2 for j in params.judges}
+    items = [
+        {"dialogue_id": d.dialogue_id, "model": m, "criterion": "empathy", "human_mean": 3} | judges
+        for d in test
+        for m in params.models
+    ]
+    write_csv(paths.table("items"), items, ("dialogue_id", "model", "criterion", "human_mean", *judges))
     write_csv(paths.table("systems"), [{"model": m, "human": 3.0} for m in params.models], ("model", "human"))
     write_json(paths.metrics("correlate"), {"simulated": 1, "raters": 5})
 

@@ -32,7 +32,7 @@ def difference(run: Evidence, a: dict[str, float], b: dict[str, float]) -> Inter
 
 def held_out(run: Evidence, model: str) -> dict[str, tuple[float, int]]:
     """Negative log-probability of each reference reply (nats) and its tokens."""
-    return {i: (-row["logprob"], row["tokens"]) for i, row in run.likelihoods[model].items() if row.get("tokens")}
+    return {i: (row["nats"], row["tokens"]) for i, row in run.likelihoods[model].items() if row.get("tokens")}
 
 
 def loss(run: Evidence, model: str, base: str | None = None) -> Interval:
@@ -177,12 +177,13 @@ def in_hash_order(dialogues: Iterable[Dialogue], seed: Any = "report") -> list[D
 
 
 def disagreement(run: Evidence) -> Callable[[str], float]:
-    """Widest gap between the judges' mean scores and the human means of a dialogue; 0 where nobody rated it."""
+    """Widest gap between a judge's score and the mean of the raters over a dialogue's replies; 0 where nobody rated it."""
     gaps: dict[str, float] = defaultdict(float)
     for row in run.items:
-        human, judge = row.get("human_mean") or row.get("human"), row.get("score") or row.get("judge_mean")
-        if human and judge:
-            gaps[row["dialogue_id"]] = max(gaps[row["dialogue_id"]], abs(float(human) - float(judge)))
+        scores = [float(row[f"judge_{j}"]) for j in run.params.judges if row.get(f"judge_{j}")]
+        if row.get("human_mean") and scores:
+            gap = max(abs(float(row["human_mean"]) - score) for score in scores)
+            gaps[row["dialogue_id"]] = max(gaps[row["dialogue_id"]], gap)
     return lambda dialogue_id: gaps.get(dialogue_id, 0.0)
 
 

@@ -1,6 +1,5 @@
 """The sections of the report: sentences, tables and figures, in the order a reader needs them."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,17 +83,11 @@ def data(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
     }
     rows = [[name, *text_range(values)] for name, values in texts.items()]
     yield Table("lengths", "Lengths in characters", ["text", "shortest", "median", "longest"], rows)
-    if run.rejects:
-        reasons = Counter(reason for row in run.rejects for reason in _reasons(row))
-        yield Table(
-            "rejects", "Rejected dialogues by reason", ["reason", "dialogues"], [[r, n] for r, n in reasons.most_common()]
-        )
+    reasons = {k.removeprefix("rejected."): n for k, n in run.metrics["validate"].items() if k.startswith("rejected.")}
+    if reasons:
+        rows = sorted(([reason, count] for reason, count in reasons.items()), key=lambda row: -row[1])
+        yield Table("rejects", "Faults of rejected dialogues", ["fault", "times"], rows)
     yield emotion_counts(run, folder)
-
-
-def _reasons(row: dict) -> list[str]:
-    found = row.get("reasons") or row.get("reason") or "not given"
-    return [str(r.get("check", r) if isinstance(r, dict) else r) for r in (found if isinstance(found, list) else [found])]
 
 
 def emotion_counts(run: Evidence, folder: Path) -> Figure:
@@ -272,20 +265,22 @@ def validity_tables(run: Evidence, judge: str, title: str, rows: list[findings.V
             "The contrast set shows a judge replies of known faults beside the reference: AUC 1 means that it always tells them "
             "apart, 0.5 that it guesses. It says nothing about faults that nobody wrote down."
         )
-        yield Table(f"contrast-{judge}", f"{title}: AUC on the contrast set", ["measure", "AUC"], contrast, digits=2)
+        columns = ["the reference against", *findings.criteria(run, judge)]
+        yield Table(f"contrast-{judge}", f"{title}: AUC on the contrast set", columns, contrast, digits=2)
     failed = findings.failures(run, judge)
     yield Note(f"{title}: " + ", ".join(f"{n:,} judgements {status}" for status, n in failed.most_common()) + ".")
 
 
 def contrast_rows(run: Evidence, judge: str) -> list[list]:
-    """AUCs of a judge's metrics with the intervals that stand beside them."""
-    before, metrics = f"{judge}.", run.metrics["judge"]
-    keys = [k for k in metrics if k.startswith(before) and "auc" in k and not k.endswith(("_low", "_high", "_n"))]
-    return [[k.removeprefix(before), findings.measured(run, k, "judge")] for k in keys]
+    """AUC of each kind of worse reply by criterion, as the judge stage measured it."""
+    before = f"{judge}.contrast."
+    kinds = dict.fromkeys(k.removeprefix(before).split(".")[0] for k in run.metrics["judge"] if k.startswith(before))
+    criteria = findings.criteria(run, judge)
+    return [[kind, *(findings.measured(run, f"{before}{kind}.{c}.auc", "judge") for c in criteria)] for kind in kinds]
 
 
 def agreement(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
-    rows = [r for r in run.agreement if r.get("estimate")]
+    rows = overall(run)
     if not rows:
         return
     who = SIMULATED if run.simulated else "human raters"
@@ -296,12 +291,9 @@ def agreement(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
             "warning",
         )
     yield Note(f"How each judge and BERTScore agree with the {who}, with intervals over situations. 0 is no agreement.")
-    for level in dict.fromkeys(r.get("level", "") for r in rows):
-        part = [r for r in rows if r.get("level", "") == level]
-        cells = [[agreement_name(run, r), r.get("statistic", ""), _estimate(r), _whole(r.get("n_items"))] for r in part]
-        caption = f"Agreement with the {who}, {level.replace('_', ' ')} level"
-        yield Table(f"agreement-{level}", caption, ["judge and criterion", "statistic", "estimate", "items"], cells)
-    pooled = [r for r in rows if r.get("statistic") == "spearman" and r.get("level") in ("pooled", "item")]
+    for level in dict.fromkeys(r["level"] for r in rows):
+        yield from agreement_table(run, [r for r in rows if r["level"] == level], level, who)
+    pooled = [r for r in rows if r["statistic"] == "spearman" and r["level"] == "pooled" and r["judge"]]
     if pooled:
         shown = [(agreement_name(run, r), _estimate(r)) for r in pooled]
         alt = f"Spearman correlation with the {who}: " + ", ".join(f"{name} {show(value, 2)}" for name, value in shown)
@@ -309,11 +301,55 @@ def agreement(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
         yield figures.draw(folder, "agreement", title, alt, size, lambda a: figures.forest(a, shown, f"Spearman, {who}", 0))
 
 
+STATISTICS = {
+    "spearman": "Spearman",
+    "kendall_tau_b": "Kendall's tau-b",
+    "pearson": "Pearson",
+    "weighted_kappa": "weighted kappa",
+    "bias": "bias",
+    "pairwise_accuracy": "pairwise accuracy",
+    "krippendorff_ordinal": "Krippendorff's alpha, ordinal",
+    "icc_ak": "ICC(A,k)",
+    "leave_one_out_spearman": "Spearman with the other raters",
+    "alt_test_winning_rate": "alternative annotator test, winning rate",
+    "alt_test_advantage": "its advantage probability",
+}
+
+
+def overall(run: Evidence) -> list[dict[str, str]]:
+    """Rows of agreement.csv that are not of one group, such as an emotion, and that have a value."""
+    return [r for r in run.agreement if r["estimate"] and r.get("group", "") in ("", "mean")]
+
+
+def agreement_table(run: Evidence, rows: list[dict[str, str]], level: str, who: str) -> Iterator[Table]:
+    """One level: a row a judge and criterion, a column a statistic."""
+    shown = [s for s in STATISTICS if any(r["statistic"] == s for r in rows)]
+    cells = {(agreement_name(run, r), r["statistic"]): _estimate(r) for r in rows}
+    items = {agreement_name(run, r): _whole(r["n_items"]) for r in rows}
+    if not shown:
+        return
+    table = [[name, items[name], *(cells.get((name, s)) for s in shown)] for name in items]
+    caption = (
+        "Agreement of the " + who + " with each other"
+        if level == "raters"
+        else f"Agreement with the {who}: {LEVELS.get(level, level)}"
+    )
+    columns = ["criterion" if level == "raters" else "judge and criterion", "items", *(STATISTICS[s] for s in shown)]
+    yield Table(f"agreement-{level}", caption, columns, table, digits=2)
+
+
+LEVELS = {
+    "pooled": "all items together (a judge that only tells systems apart scores here too)",
+    "within_model": "items within each system, mean over systems",
+    "within_cluster": "items within each situation",
+    "system": "systems, by their means",
+}
+
+
 def agreement_name(run: Evidence, row: dict[str, str]) -> str:
     judge = row.get("judge", "")
     judge = judge_name(run, judge) if judge in run.params.judges else judge
-    group = row.get("group", "") if row.get("group", "") not in ("", "all") else ""
-    return ", ".join(part for part in (judge, row.get("criterion", ""), group) if part)
+    return ", ".join(part for part in (judge, row.get("criterion", "")) if part)
 
 
 def _estimate(row: dict[str, str]) -> Interval:

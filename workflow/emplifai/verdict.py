@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from emplifai import findings
 from emplifai.evidence import Evidence
-from emplifai.sections import SIMULATED, judge_name
+from emplifai.sections import SIMULATED, judge_name, overall
 from emplifai.statistics.bootstrap import Interval
 from emplifai.tables import show
 
@@ -99,8 +99,9 @@ def judges(run: Evidence) -> Iterator[Claim]:
 
 
 def agreement(run: Evidence) -> Iterator[Claim]:
-    rows = [r for r in run.agreement if r.get("statistic") == "spearman" and r.get("level") in ("pooled", "item")]
-    rows = [r for r in rows if r.get("judge") in run.params.judges and r.get("estimate")]
+    rows = [
+        r for r in overall(run) if r["statistic"] == "spearman" and r["level"] == "pooled" and r["judge"] in run.params.judges
+    ]
     if not rows:
         return
     who = SIMULATED if run.simulated else "people"
