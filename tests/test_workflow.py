@@ -24,6 +24,8 @@ LATER = {
 # Each value of params.yaml, another value for it, and the first stages that a change of it reruns ("": none).
 CHANGES = {
     "data.path": ("data/other", "validate"),
+    "data.columns": ({"patient": "utterance"}, "validate"),
+    "data.encoding": ("utf-8", "validate"),
     "data.labels": ("data/other.yaml", "validate finetune generate bertscore judge"),
     "data.ratings": ("data/other-ratings", "correlate"),
     "data.external_processing": ("allowed", ""),
