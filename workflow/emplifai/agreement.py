@@ -12,7 +12,7 @@ import numpy as np
 
 from emplifai.panel import Panel
 from emplifai.statistics import alt_test, correlation, deviation, icc, kappa, krippendorff, multiplicity, ppi
-from emplifai.statistics.bootstrap import Measure, Replicates, interval, mean_of, replicate
+from emplifai.statistics.bootstrap import Measure, Replicates, difference, interval, mean_of, replicate
 from emplifai.statistics.significance import p_value
 from emplifai.statistics.systems import systems
 from emplifai.statistics.within import within
@@ -66,7 +66,7 @@ def table(panels: list[Panel], settings: Settings, models: bool) -> list[Row]:
 def rater_rows(panel: Panel, settings: Settings) -> Iterator[Row]:
     """How reliable people are."""
     rated = panel.of(panel.count > 0)
-    make = _Maker(rated, "", "raters", settings)
+    make = Maker(rated, "", "raters", settings)
     for level in ("ordinal", "interval", "nominal"):
         yield make.row(f"krippendorff_{level}", "", lambda level=level: krippendorff.alpha(rated.ratings, level), _people(rated))
     for kind in icc.KINDS:
@@ -90,19 +90,20 @@ def judge_rows(panel: Panel, judge: str, settings: Settings, models: bool) -> It
 
 def _pooled(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     yield from _group(shared, judge, "", "", settings)
-    make, scores = _Maker(shared, judge, "pooled", settings), shared.judges[judge]
-    off = _off_scale(shared, judge)
+    make, scores = Maker(shared, judge, "pooled", settings), shared.judges[judge]
+    off = off_scale(shared, judge)
     for kind in icc.KINDS:
-        why = off or _few(shared) or _constant(scores, shared.human, both=True)
+        why = off or few(shared) or _constant(scores, shared.human, both=True)
         yield make.row(kind, "mean", lambda kind=kind: MEASURES[kind](scores, shared.human), why)
-    why = _people(shared) or _few(shared) or _constant(scores)
+    why = _people(shared) or few(shared) or _constant(scores)
     yield make.row("leave_one_out_spearman", "leave_one_out", lambda: _leave_one_out(shared, scores, settings), why)
+    yield make.row("leave_one_out_difference", "leave_one_out", lambda: _beside_raters(shared, scores, settings), why)
     yield from _alt_test(shared, make, scores, off or _people(shared), settings)
 
 
 def _group(shared: Panel, judge: str, by: str, group: str, settings: Settings) -> Iterator[Row]:
     """Order, kappa, bias and error over the items given."""
-    make = _Maker(shared, judge, "pooled" if by != "model" else "within_model", settings, by, group)
+    make = Maker(shared, judge, "pooled" if by != "model" else "within_model", settings, by, group)
     for statistic, reference in (*((s, "mean") for s in ORDER), ("weighted_kappa", "median"), ("bias", "mean"), ("mae", "mean")):
         human = shared.median if reference == "median" else shared.human
         why = why_not(statistic, shared, judge, human)
@@ -118,7 +119,7 @@ def _within_models(panel: Panel, shared: Panel, judge: str, settings: Settings) 
             rows.setdefault(row["statistic"], []).append((_replicates(row, shared, part, judge, settings), row["n_items"]))
             yield row
         yield _ppi(panel.of((panel.items["model"] == model).to_numpy()), judge, "within_model", "model", model, settings)
-    make = _Maker(shared, judge, "within_model", settings, "model", "mean")
+    make = Maker(shared, judge, "within_model", settings, "model", "mean")
     for statistic, parts in rows.items():
         known = [r for r, _ in parts if r]
         why = "" if known else "undefined in every model"
@@ -137,7 +138,7 @@ def _replicates(row: Row, shared: Panel, part: np.ndarray, judge: str, settings:
 
 
 def _within_clusters(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
-    make = _Maker(shared, judge, "within_cluster", settings, settings.cluster, "mean")
+    make = Maker(shared, judge, "within_cluster", settings, settings.cluster, "mean")
     found = within(shared.judges[judge], shared.human, shared.cluster)
     for statistic in ORDER:
         values = found[statistic]
@@ -149,10 +150,10 @@ def _within_clusters(shared: Panel, judge: str, settings: Settings) -> Iterator[
 
 
 def _systems(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
-    make = _Maker(shared, judge, "system", settings)
+    make = Maker(shared, judge, "system", settings)
     names, model = np.unique(shared.items["model"].astype(str), return_inverse=True)
     for statistic in (*ORDER, "bias", "mae"):
-        off = _off_scale(shared, judge) if statistic in SCALE else ""
+        off = off_scale(shared, judge) if statistic in SCALE else ""
         few = "too few systems" if len(names) < (1 if statistic in SCALE else FEWEST) else ""
         row = make.row(
             statistic, "mean", lambda s=statistic: systems(shared.judges[judge], shared.human, model, s), off or few, len(names)
@@ -163,7 +164,7 @@ def _systems(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
 def _ppi(panel: Panel, judge: str, level: str, by: str, group: str, settings: Settings) -> Row:
     """The mean rating of all judged items, from the ratings of some."""
     judged = panel.of(np.isfinite(panel.judges[judge]))
-    make = _Maker(judged, judge, level, settings, by, group)
+    make = Maker(judged, judge, level, settings, by, group)
     rated = int((judged.count > 0).sum())
     why = "no items" if not rated else "too few items" if rated < FEWEST else ""
     if not why and rated == len(judged.count):
@@ -171,7 +172,7 @@ def _ppi(panel: Panel, judge: str, level: str, by: str, group: str, settings: Se
     return make.row("ppi_mean", "mean", lambda: ppi.ppi_mean(judged.human, judged.judges[judge]), why, rated)
 
 
-def _alt_test(shared: Panel, make: "_Maker", scores: np.ndarray, why: str, settings: Settings) -> Iterator[Row]:
+def _alt_test(shared: Panel, make: "Maker", scores: np.ndarray, why: str, settings: Settings) -> Iterator[Row]:
     result = None if why else alt_test.alt_test(shared.ratings, scores, settings.epsilon)
     why = why or ("" if result else "no two raters share an item")
     rate = result.winning_rate if result else None
@@ -194,14 +195,19 @@ def _leave_one_out(panel: Panel, judge: np.ndarray | None, settings: Settings) -
     return mean_of(parts) if parts else Replicates(np.nan, np.zeros(0), np.zeros(0))
 
 
+def _beside_raters(panel: Panel, judge: np.ndarray, settings: Settings) -> Replicates:
+    """How much better than a rater the judge agrees with the other raters (Spearman): below 0 where raters do better."""
+    return difference(_leave_one_out(panel, judge, settings), _leave_one_out(panel, None, settings))
+
+
 def why_not(statistic: str, shared: Panel, judge: str, human: np.ndarray) -> str:
     """Why a statistic is undefined on these items; empty where it is defined."""
     scores = shared.judges[judge]
     if statistic in ORDER[:3]:
-        return _few(shared) or _constant(scores, human)
+        return few(shared) or _constant(scores, human)
     if statistic == "pairwise_accuracy":
-        return _few(shared, 2)
-    off = _off_scale(shared, judge) or _few(shared, 1)
+        return few(shared, 2)
+    off = off_scale(shared, judge) or few(shared, 1)
     if statistic == "weighted_kappa" and not off:
         whole = (scores == scores.round()).all() and (human == human.round()).all()
         return (
@@ -210,7 +216,7 @@ def why_not(statistic: str, shared: Panel, judge: str, human: np.ndarray) -> str
     return off
 
 
-def _few(panel: Panel, fewest: int = FEWEST) -> str:
+def few(panel: Panel, fewest: int = FEWEST) -> str:
     return "no items" if not len(panel.items) else "too few items" if len(panel.items) < fewest else ""
 
 
@@ -228,12 +234,12 @@ def _constant(judge: np.ndarray, human: np.ndarray | None = None, both: bool = F
     return "constant judge" if flat_judge else "constant ratings" if flat_human else ""
 
 
-def _off_scale(panel: Panel, judge: str) -> str:
+def off_scale(panel: Panel, judge: str) -> str:
     return "judge on its own scale" if judge in panel.own_scale else ""
 
 
 @dataclass(frozen=True)
-class _Maker:
+class Maker:
     """Makes rows that share panel, judge, level and group."""
 
     panel: Panel

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emplifai import agreement, comparisons, provenance, ratings, simulation
+from emplifai import agreement, audit, comparisons, provenance, ratings, simulation, stand_in
 from emplifai.agreement import Settings
 from emplifai.errors import UserError
 from emplifai.panel import Panel, panels
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-ATTRIBUTES = ("situation_id", "emotion")
+ATTRIBUTES = ("situation_id", "emotion", "family", "length")  # family: of the model; length: of the reply, in characters
 SYSTEMS = (
     "model", "criterion", "judge", "n_rated", "human_mean", "human_low", "human_high",
     "n_judged", "judge_mean", "judge_low", "judge_high",
@@ -37,6 +38,8 @@ def run(params: Params, paths: Paths) -> None:
         by=("emotion",),
         confidence=section.confidence,
         resamples=section.resamples,
+        interval=section.interval,
+        epsilon=section.epsilon,
         seed=section.seed,
     )
     inputs = [paths.part("test"), *(paths.replies(m) for m in params.models), *(paths.scores(m) for m in params.models)]
@@ -45,8 +48,8 @@ def run(params: Params, paths: Paths) -> None:
         questions = _questions(params, paths)
         rated, aside, simulated = _rated(params, questions)
         judged, failed = _judged(params, paths)
-        attributes = _attributes_of(questions)
-        found = panels(rated, judged, settings.cluster, {"bertscore"}, attributes)
+        families = {name: judge.family for name, judge in params.judges.items() if judge.family}
+        found = panels(rated, judged, settings.cluster, {"bertscore"}, _attributes_of(params, questions), families)
         metrics = _write(found, settings, paths, models=True, simulated=simulated)
         metrics.update(ratings_set_aside=aside, judgements_failed=failed)
         write_json(paths.metrics("correlate"), metrics)
@@ -87,7 +90,7 @@ def compare(ratings_path: Path, judgements_path: Path, settings: Settings, paths
         rated, judged = rated.assign(model=""), judged.assign(model="")
     settings = _grouping(ratings_path, judgements_path, rated, judged, settings)
     attributes = _attributes(rated, judged, settings, ratings_path, judgements_path)
-    found = panels(rated, judged, settings.cluster, own, attributes)
+    found = panels(rated, judged, settings.cluster, own, attributes, _families(judged))
     _check_overlap(ratings_path, judgements_path, found)
     simulated = "simulated" in rated and bool(rated["simulated"].str.lower().isin(["true", "1", "yes"]).any())
     inputs = [ratings_path, judgements_path]
@@ -176,18 +179,21 @@ def _judged(params: Params, paths: Paths) -> tuple["pd.DataFrame", int]:
             for record in read_jsonl(paths.judgements(judge, model), Judgement):
                 failed += record.score is None
                 if record.score is not None:
-                    rows.append((judge, record.dialogue_id, model, record.criterion, record.score))
+                    rows.append((judge, record.dialogue_id, model, record.criterion, record.score, record.sample))
     for model in params.models:
         for record in read_jsonl(paths.scores(model), Score):
             if record.task == "reply" and record.sample == 0 and record.f1 is not None:
-                rows += [("bertscore", record.dialogue_id, model, c, record.f1) for c in params.judge.criteria]
-    return pd.DataFrame(rows, columns=["judge", "dialogue_id", "model", "criterion", "score"]), failed
+                rows += [("bertscore", record.dialogue_id, model, c, record.f1, 0) for c in params.judge.criteria]
+    return pd.DataFrame(rows, columns=["judge", "dialogue_id", "model", "criterion", "score", "sample"]), failed
 
 
-def _attributes_of(questions: list[Question]) -> "pd.DataFrame":
+def _attributes_of(params: Params, questions: list[Question]) -> "pd.DataFrame":
     import pandas as pd
 
-    rows = [(q.dialogue.dialogue_id, q.model, q.dialogue.situation_id, q.dialogue.emotion) for q in questions]
+    rows = [
+        (q.dialogue.dialogue_id, q.model, q.dialogue.situation_id, q.dialogue.emotion, params.models[q.model].family, len(q.text))
+        for q in questions
+    ]
     return pd.DataFrame(rows, columns=["dialogue_id", "model", *ATTRIBUTES]).set_index(["dialogue_id", "model"])
 
 
@@ -224,10 +230,20 @@ def _attributes(rated, judged, settings: Settings, *files: Path) -> "pd.DataFram
         shared = by_dialogue.first()[by_dialogue.nunique() == 1]
         dialogue = items.index.get_level_values("dialogue_id")
         items[name] = by_item.first().reindex(items.index).fillna(pd.Series(shared.reindex(dialogue).to_numpy(), items.index))
+    if "length" in items:
+        items["length"] = pd.to_numeric(items["length"], errors="coerce")
     if settings.cluster in items and items[settings.cluster].isna().any():
         item = items.index[items[settings.cluster].isna()][0]
         raise UserError(f"{files[0]}, {files[1]}: dialogue {item[0]}, model {item[1]!r} has no {settings.cluster}")
     return items[[c for c in items if items[c].notna().any()]]
+
+
+def _families(judged: "pd.DataFrame") -> dict[str, str]:
+    """The judges' families, where the table has a column judge_family."""
+    if "judge_family" not in judged:
+        return {}
+    known = judged[judged["judge_family"] != ""]
+    return known.groupby("judge")["judge_family"].first().to_dict()
 
 
 def _check_overlap(ratings_path: Path, judgements_path: Path, found: list[Panel]) -> None:
@@ -244,16 +260,21 @@ def _check_overlap(ratings_path: Path, judgements_path: Path, found: list[Panel]
 
 
 def _write(found: list[Panel], settings: Settings, paths: Paths, models: bool, simulated: bool) -> dict[str, float]:
-    """All tables; returns the metrics."""
+    """All tables and the verdict; returns the metrics."""
     mark = {"simulated": "true"} if simulated else {}
-    rows = [row | mark for row in agreement.table(found, settings, models)]
-    write_csv(paths.table("agreement"), rows, [*agreement.COLUMNS, *mark])
-    compared = [row | mark for row in comparisons.table(found, settings, models)]
-    write_csv(paths.table("comparisons"), compared, [*comparisons.COLUMNS, *mark])
-    items = [row | mark for panel in found for row in _items(panel)]
-    write_csv(paths.table("items"), items, [*dict.fromkeys(k for row in items for k in row)])
-    write_csv(paths.table("systems"), [r | mark for p in found for r in _systems(p, settings)], [*SYSTEMS, *mark])
-    return _metrics(rows, found, simulated)
+
+    def write(name: str, rows: list[dict[str, Any]], columns: Iterable[str]) -> None:
+        write_csv(paths.table(name), [row | mark for row in rows], [*columns, *mark])
+
+    agreed, audited = agreement.table(found, settings, models), audit.table(found, settings)
+    items = [row for panel in found for row in _items(panel)]
+    write("agreement", agreed, agreement.COLUMNS)
+    write("bias", audited, agreement.COLUMNS)
+    write("comparisons", comparisons.table(found, settings, models), comparisons.COLUMNS)
+    write("items", items, dict.fromkeys(k for row in items for k in row))
+    write("systems", [row for panel in found for row in _systems(panel, settings)], SYSTEMS)
+    write_json(paths.verdict, stand_in.verdict(found, agreed, audited, settings, models, simulated))
+    return _metrics(agreed, found, simulated)
 
 
 def _items(panel: Panel) -> list[dict[str, Any]]:

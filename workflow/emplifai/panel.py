@@ -1,6 +1,6 @@
 """One criterion's ratings and judgements, side by side: the items, their raters, their judges."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,8 @@ class Panel:
     judges: dict[str, np.ndarray]  # (items,) each
     own_scale: frozenset[str]  # judges that do not use the declared scale
     cluster: np.ndarray  # (items,) whole numbers
+    samples: dict[str, np.ndarray] = field(default_factory=dict)  # (items, samples), of judges that answered more than once
+    families: dict[str, str] = field(default_factory=dict)  # of judges, for self-preference
 
     @property
     def count(self) -> np.ndarray:
@@ -48,6 +50,7 @@ class Panel:
             raters=[r for r, t in zip(self.raters, there, strict=True) if t],
             ratings=self.ratings[keep][:, there],
             judges={name: scores[keep] for name, scores in self.judges.items()},
+            samples={name: scores[keep] for name, scores in self.samples.items()},
             cluster=np.unique(self.cluster[keep], return_inverse=True)[1],
         )
 
@@ -57,7 +60,12 @@ class Panel:
 
 
 def panels(
-    ratings: "pd.DataFrame", judgements: "pd.DataFrame", cluster: str, own_scale: set[str], attributes: "pd.DataFrame"
+    ratings: "pd.DataFrame",
+    judgements: "pd.DataFrame",
+    cluster: str,
+    own_scale: set[str],
+    attributes: "pd.DataFrame",
+    families: dict[str, str] | None = None,
 ) -> list[Panel]:
     """One panel a criterion, in the order of the alphabet.
 
@@ -84,6 +92,8 @@ def panels(
                 {judge: scores[:, k] for k, judge in enumerate(judges)},
                 frozenset(own_scale & set(judges)),
                 np.unique(items[cluster].astype(str), return_inverse=True)[1],
+                _samples(scored, index),
+                families or {},
             )
         )
     return found
@@ -100,3 +110,15 @@ def _matrix(table: "pd.DataFrame", who: str, index: "pd.MultiIndex") -> tuple[li
     np.add.at(counts, (rows, columns), 1)
     with np.errstate(invalid="ignore"):
         return [str(p) for p in people], np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _samples(scored: "pd.DataFrame", index: "pd.MultiIndex") -> dict[str, np.ndarray]:
+    """Every sample of the judges that answered more than once: (items, samples), NaN for missing cells."""
+    if "sample" not in scored:
+        return {}
+    found = {}
+    for judge, rows in scored.groupby("judge"):
+        samples, matrix = _matrix(rows.assign(sample=rows["sample"].astype(str)), "sample", index)
+        if len(samples) > 1:
+            found[str(judge)] = matrix
+    return found

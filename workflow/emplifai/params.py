@@ -136,12 +136,18 @@ class Judge(Section):
     criteria: list[Criterion] = Field(list(CRITERIA), min_length=1)
     scale: tuple[int, int] = Field((1, 5), description="lowest and highest score")
     rubric: Name = Field("ja-v1", description="workflow/emplifai/prompts/judge-RUBRIC.yaml")
+    method: Literal["stated", "expected"] = Field(
+        "stated", description="the score that a judge states, or its mean over the probabilities of the scale's points (logprobs)"
+    )
     temperature: Annotated[float, Field(ge=0)] = 0.0
     samples: Positive = Field(1, description="answers a question")
     max_tokens: Positive = Field(512, description="of an answer")
     max_in_flight: Positive = Field(8, description="requests at once")
     timeout: Annotated[float, Field(gt=0)] = Field(120, description="seconds a request")
     attempts: Positive = Field(6, description="tries of a request before it is a failed judgement")
+    max_cost_usd: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="a judge that would cost more, by its prices, is not asked; null: no limit. See --dry-run"
+    )
     max_failed_share: Share = Field(0.2, description="more failed judgements than this fail the stage")
     fit_situations: Positive = Field(64, description="train situations that the likelihood proxy is fitted on")
     seed: int = 42
@@ -156,6 +162,10 @@ class Judge(Section):
 class Correlate(Section):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=100)] = Field(2000, description="bootstrap resamples of the situations")
+    interval: Literal["bca", "percentile"] = Field("bca", description="kind of the bootstrap's intervals")
+    epsilon: Share = Field(
+        0.2, description="alternative annotator test: what a rater costs more than a judge; 0.2 experts, 0.15 skilled, 0.1 crowd"
+    )
     seed: int = 42
     simulated_raters: Annotated[int, Field(ge=0)] = Field(
         5, description="used, and marked, when data.ratings holds no rating; 0: none"
@@ -214,8 +224,11 @@ class JudgeModel(Section):
     family: str | None = None
     criteria: list[Criterion] | None = Field(None, description="null: judge.criteria")
     samples: Positive | None = Field(None, description="null: judge.samples")
+    method: Literal["stated", "expected"] | None = Field(None, description="null: judge.method; openai backend")
     base_url: str | None = None
     api_key_env: str | None = None
+    requests_per_minute: Positive | None = Field(None, description="the server's limit; null: none")
+    tokens_per_minute: Positive | None = Field(None, description="the server's limit, input and output; null: none")
     usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
     usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
 

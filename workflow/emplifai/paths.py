@@ -94,8 +94,13 @@ class Paths:
 
     # correlate
     def table(self, name: str) -> Path:
-        """A table of the correlate stage: items, agreement or systems."""
+        """A table of the correlate stage: items, agreement, systems, comparisons or bias."""
         return self.stage("correlate") / f"{name}.csv"
+
+    @property
+    def verdict(self) -> Path:
+        """Can a judge stand in for people? In words and numbers."""
+        return self.stage("correlate") / "verdict.json"
 
     # report
     @property

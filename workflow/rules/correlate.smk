@@ -1,6 +1,6 @@
 # Compare judges and BERTScore with human ratings.
 # in:  all judgements and scores; human ratings in data/ratings (simulated raters if there are none)
-# out: items.csv, agreement.csv, systems.csv, metrics.json
+# out: items.csv, agreement.csv, comparisons.csv, bias.csv, systems.csv, verdict.json, metrics.json
 
 
 rule correlate:
@@ -12,7 +12,8 @@ rule correlate:
         ratings=rating_files(P.data.ratings),
         code=PATHS.code("correlate"),
     output:
-        tables=[PATHS.table(name) for name in ("items", "agreement", "systems")],
+        tables=[PATHS.table(name) for name in ("items", "agreement", "comparisons", "bias", "systems")],
+        verdict=PATHS.verdict,
         metrics=PATHS.metrics("correlate"),
         record=PATHS.record("correlate"),
     log:
@@ -21,7 +22,7 @@ rule correlate:
         "../../envs/light.yaml"
     params:
         correlate=P.section("correlate"),
-        models=MODELS,
-        judges=JUDGES,
+        models={name: model.family for name, model in P.models.items()},
+        judges={name: judge.family for name, judge in P.judges.items()},
     shell:
         "python -m emplifai correlate 2>&1 | tee {log:q}"
