@@ -1,0 +1,279 @@
+"""The report: what it says, that hostile texts stay texts, and that a real browser shows it well."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import shutil
+
+import pytest
+import yaml
+
+import results_folder
+from conftest import ROOT, tiny_params
+from emplifai import evidence, findings, report
+from emplifai.paths import Paths
+from emplifai.statistics.bootstrap import Interval
+from emplifai.tables import Table, show
+
+HOSTILE = {
+    "script": "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">",
+    "data": "data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==",
+    "bidi": "\u202eこれは逆\u2066向き",
+    "long": "長" * 20_000,
+    "empty": "",
+    "template": "{{ 7 * 7 }} {% raw %} </style></script>",
+    "control": "a\x00b\x1bc",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A project with fabricated results of every stage and its report; the tuned model wrote hostile texts."""
+    place = tmp_path_factory.mktemp("report")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"report": {"title": "A <b>bold</b> title 題"}}
+    params = results_folder.project(place, values)
+    before = os.getcwd()
+    os.chdir(place)
+    try:
+        results_folder.write(params, Paths(), emotions=6, hostile=HOSTILE)
+        report.run(params, Paths())
+        yield place, params, evidence.read(params, Paths())
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str:
+    return (folder[0] / "results/report/index.html").read_text("utf-8")
+
+
+def test_verdict_comes_first_and_says_what_the_files_say(folder, page):
+    _, _, run = folder
+    change = findings.loss(run, "tuned", "base")
+    assert show(change, 2, signed=True) in page
+    assert page.index('id="verdict"') < page.index('id="data"') < page.index('id="samples"')
+    assert change.high < -0.6 < change.low + 0.3  # the fabricated gain is 0.7 nats
+    assert "Repeating the patient&#39;s own words scores highest of all" in page
+
+
+def test_loss_is_a_ratio_of_sums_and_its_difference_is_paired(folder):
+    _, _, run = folder
+    rows = run.likelihoods["base"].values()
+    assert findings.loss(run, "base").estimate == pytest.approx(sum(r["nats"] for r in rows) / sum(r["tokens"] for r in rows))
+    change = findings.loss(run, "tuned", "base").estimate
+    assert change == pytest.approx(findings.loss(run, "tuned").estimate - findings.loss(run, "base").estimate)
+
+
+def test_a_judge_that_puts_a_system_above_people_is_marked_invalid(folder, page):
+    _, _, run = folder
+    rows = findings.validity(run, "proxy")
+    assert findings.invalid(rows)["empathy"] == ["parrot", "tuned"]
+    by_hand = next(r for r in rows if (r.criterion, r.model) == ("empathy", "tuned"))
+    people, tuned = (findings.judged(run, "proxy", m, "empathy") for m in ("reference", "tuned"))
+    assert by_hand.reference_higher == pytest.approx(
+        sum((people[i] > tuned[i]) + (people[i] == tuned[i]) / 2 for i in people) / len(people)
+    )
+    assert page.count("INVALID for comparing systems on empathy") == 1
+    assert "empathy (invalid)" in page
+    assert "No verdict on systems is drawn from these scores" in page
+
+
+def test_a_proxy_is_never_called_an_llm_judge(page):
+    assert "proxy (likelihood proxy)" in page
+    assert "LLM judge" not in page
+
+
+def test_simulated_raters_are_named_wherever_ratings_show(page):
+    assert "Agreement with simulated raters (Spearman)" in page
+    assert "come from simulated raters" in page
+    assert "human raters" not in page
+    agreement = page[page.index('id="agreement"') : page.index('id="samples"')]
+    for caption in re.findall(r"<(?:figcaption|span)>([^<]*)</", agreement):
+        assert "simulated raters" in caption
+
+
+def test_the_anchors_stand_in_the_same_table_as_the_models(page):
+    table = page[page.index("BERTScore of the replies, highest first") :]
+    table = table[: table.index("</table>")]
+    for model in ("parrot", "retrieval", "shuffled", "base", "tuned"):
+        assert f'<th scope="row">{model}</th>' in table
+
+
+def test_metrics_are_flat_and_figures_come_as_svg_and_png(folder):
+    place, _, _ = folder
+    metrics = json.loads((place / "results/report/metrics.json").read_text())
+    assert all(isinstance(v, int | float) for v in metrics.values())
+    names = {p.stem for p in (place / "results/report/figures").iterdir()}
+    assert {"emotions", "training", "bertscore", "judge-proxy", "agreement", "confusion-tuned"} <= names
+    for name in names:
+        assert (place / f"results/report/figures/{name}.svg").read_text().startswith("<?xml")
+        assert (place / f"results/report/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_inputs_same_bytes(folder):
+    place, params, _ = folder
+    first = {p: p.read_bytes() for p in (place / "results/report").rglob("*") if p.is_file() and p.name != "run.json"}
+    report.run(params, Paths())
+    assert first == {p: p.read_bytes() for p in first}
+
+
+def test_without_a_japanese_font_figures_name_emotions_in_english(folder, monkeypatch):
+    from emplifai import figures, sections
+
+    monkeypatch.setattr(figures, "FONTS", ["No Such Font"])
+    drawn = sections.emotion_counts(folder[2], folder[0] / "plain")
+    assert "admiration" in drawn.svg and "称賛" not in drawn.svg
+
+
+def test_a_run_without_tuned_model_and_judge_still_has_a_page(tmp_path, tiny_model, monkeypatch):
+    values = tiny_params(tiny_model) | {
+        "models": {"parrot": {"backend": "parrot"}, "gone": {"backend": "reference"}},
+        "judges": {},
+    }
+    params = results_folder.project(tmp_path, values)
+    monkeypatch.chdir(tmp_path)
+    results_folder.write(params, Paths(), emotions=2)
+    report.run(params, Paths())
+    text = Paths().page.read_text("utf-8")
+    assert 'id="bertscore"' in text and 'id="judges"' not in text and 'id="training"' not in text
+
+
+def test_missing_results_are_named(run, project):
+    done = run("emplifai", "report", ok=False)
+    assert done.returncode == 2
+    assert "results/split/train.jsonl: no such file; run the stage that writes it first" in done.stderr
+
+
+def test_table_shows_intervals_and_writes_them_as_columns():
+    table = Table("t", "T", ["system", "x"], [["a", Interval(0.5, 0.25, 0.75, 9, 3)], ["=1+1", None]], digits=2)
+    assert table.shown() == [["a", "0.50 [0.25, 0.75]"], ["=1+1", "–"]]
+    assert list(csv.reader(table.csv().splitlines())) == [
+        ["system", "x", "x low", "x high"],
+        ["a", "0.5", "0.25", "0.75"],
+        ["'=1+1", "", "", ""],
+    ]
+    assert show(-0.12345, 2, signed=True) == "−0.12" and show(1234) == "1,234"
+
+
+# In a real browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium, without a network of any kind; the log of its console and requests kept."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        message = "chromium and chromedriver are not installed (apt install chromium chromium-driver)"
+        if os.environ.get("EMPLIFAI_REQUIRE_ALL") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+                 "disable-component-update", "disable-sync", "disable-dev-shm-usage"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, folder):
+    browser.get((folder[0] / "results/report/index.html").as_uri())
+    return browser
+
+
+def resize(browser, width: int) -> None:
+    """Set the page's own width, which a window cannot make as narrow as a phone."""
+    settings = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
+
+
+def test_no_console_error_and_no_request_to_any_host(opened):
+    assert [line for line in opened.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
+    events = [json.loads(line["message"])["message"] for line in opened.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert asked and {url.split(":")[0] for url in asked} <= {"file", "data"}
+
+
+def test_all_images_are_there_and_have_words(opened):
+    sizes = opened.execute_script("return [...document.images].map(i => [i.naturalWidth, i.complete, i.alt.length])")
+    assert len(sizes) >= 6
+    assert all(width > 0 and complete and words > 20 for width, complete, words in sizes)
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_is_wider_than_the_page(opened, width):
+    resize(opened, width)
+    assert opened.execute_script("return window.innerWidth") == width
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    wide = opened.execute_script(
+        "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, pre, .skip')"
+        " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+
+
+def test_filter_by_emotion_and_system(opened):
+    resize(opened, 1400)
+    visible = "return [...document.querySelectorAll('%s')].filter(e => e.checkVisibility()).length"
+    everything = opened.execute_script(visible % ".sample")
+    assert everything == 24
+    opened.execute_script(
+        "f = document.getElementById('filter'); f.elements.emotion.value = 'anger'; f.dispatchEvent(new Event('input'))"
+    )
+    assert opened.execute_script(visible % ".sample") == 4
+    assert opened.find_element("id", "count").text == "4 of 24 dialogues"
+    opened.find_element("css selector", "#filter [value=tuned]").send_keys(" ")  # by keyboard
+    assert opened.execute_script(visible % "dd[data-model=tuned]") == 0
+    assert opened.execute_script(visible % "dd[data-model=base]") == 4
+    opened.find_element("css selector", "#filter [value=tuned]").send_keys(" ")  # by keyboard
+    opened.execute_script("f.elements.emotion.value = ''; f.dispatchEvent(new Event('input'))")
+
+
+def test_hostile_texts_are_shown_as_text_and_the_page_is_intact(opened):
+    assert opened.title == "A <b>bold</b> title 題: report"
+    assert opened.execute_script("return document.scripts.length") == 1
+    texts = opened.execute_script("return [...document.querySelectorAll('dd[data-model=tuned] .said')].map(e => e.textContent)")
+    for name in ("script", "data", "bidi", "long", "template"):
+        assert HOSTILE[name] in texts, name
+    assert "(empty)" in texts
+    assert "a\ufffdb\ufffdc" in texts
+    assert opened.find_elements("css selector", "footer")
+    tall = opened.execute_script("return Math.max(...[...document.querySelectorAll('.said')].map(e => e.clientHeight))")
+    assert tall < 320  # a text of 20,000 characters scrolls in its own box
+
+
+def test_page_works_without_script_and_headings_are_in_order(page):
+    assert '<form id="filter" class="filter" hidden>' in page  # nothing that does nothing is shown
+    levels = [int(n) for n in re.findall(r"<h([1-6])", page)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert 'lang="ja"' in page and '<html lang="en">' in page
+
+
+def contrast(one: str, two: str) -> float:
+    """Contrast ratio of two #rrggbb colours, WCAG 2.2."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_have_contrast_in_light_and_dark():
+    css = (ROOT / "workflow/emplifai/templates/report.css").read_text()
+    light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", part)) for part in css.split("@media screen", 1)[0:2])
+    for colours in (light, dark):
+        for ground in ("paper", "ground", "warn", "anchor", "tuned"):
+            for ink in ("ink", "soft") if ground != "warn" else ("ink",):
+                assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+        for ink in ("link", "good", "bad"):
+            assert contrast(colours[ink], colours["paper"]) >= 4.5 and contrast(colours[ink], colours["ground"]) >= 4.5
