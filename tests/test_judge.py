@@ -2,20 +2,22 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 
 from conftest import BIN, ROOT, change_params, corpus, environment
+from emplifai import cli, records
 from emplifai import labels as emotions
-from emplifai import records
 from emplifai.backends import rubric
 from emplifai.records import Dialogue, Judgement, Question, Reply, Turn, sha256
 from emplifai.statistics.auc import auc_interval
@@ -64,6 +66,20 @@ def study(project):
     return project
 
 
+@pytest.fixture
+def call(study, monkeypatch, capsys):
+    """call("judge", "--judge", "llm", ok=False): the command line in this process, in the study's folder."""
+    monkeypatch.chdir(study)
+
+    def command(*arguments: str, ok: bool = True) -> SimpleNamespace:
+        code = cli.main(list(arguments))
+        out, err = capsys.readouterr()
+        assert (code == 0) == ok, f"{arguments} exited {code}\n{out}\n{err}"
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return command
+
+
 def judge_at(project, url: str, **entry) -> None:
     change_params(project, judges={"llm": {"backend": "openai", "model": "m", "base_url": url, **entry}})
 
@@ -107,12 +123,12 @@ def test_scores_are_what_the_judge_said(study, run):
     assert server.most_at_once <= 4
 
 
-def test_contrast_set_is_judged_and_its_order_measured(study, run):
+def test_contrast_set_is_judged_and_its_order_measured(study, call):
     from sklearn.metrics import roc_auc_score
 
     with FaultServer() as server:
         judge_at(study, server.url)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
     rows = list(records.read_jsonl(study / "results/judge/llm/contrast.jsonl", Judgement))
     numbers = json.loads((study / "results/judge/llm/metrics.json").read_text())
     assert {j.model for j in rows} == {"reference", "generic", "advice_only", "dismissive", "shuffled", "truncated", "parrot"}
@@ -124,27 +140,27 @@ def test_contrast_set_is_judged_and_its_order_measured(study, run):
         assert numbers[f"contrast.{kind}.empathy.auc"] == pytest.approx(auc) and len(bad) == 6
 
 
-def test_a_second_run_asks_nothing_and_writes_the_same(study, run):
+def test_a_second_run_asks_nothing_and_writes_the_same(study, call):
     with FaultServer() as server:
         judge_at(study, server.url)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         first, asked = tables(study), len(server.bodies)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         assert tables(study) == first and len(server.bodies) == asked
         change_params(study, judge__temperature=0.7)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         assert len(server.bodies) == 2 * asked
 
 
-def test_order_of_replies_does_not_matter(study, run):
+def test_order_of_replies_does_not_matter(study, call):
     with FaultServer() as server:
         judge_at(study, server.url)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         first = {(j.dialogue_id, j.criterion): j for j in judgements(study, "tuned")}
         path = study / "results/generate/tuned/reply.jsonl"
         path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
         asked = len(server.bodies)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         assert {(j.dialogue_id, j.criterion): j for j in judgements(study, "tuned")} == first and len(server.bodies) == asked
 
 
@@ -182,16 +198,16 @@ def test_killed_and_started_again_it_asks_nothing_twice(study, run):
         ("refusal", "refused", "I cannot rate this."),
     ],
 )
-def test_a_bad_answer_is_missing_with_its_reason(study, run, fault, status, said):
+def test_a_bad_answer_is_missing_with_its_reason(study, call, fault, status, said):
     with FaultServer(faults=lambda n, body: fault) as server:
         judge_at(study, server.url)
-        done = run("emplifai", "judge", "--judge", "llm", ok=False)
+        done = call("judge", "--judge", "llm", ok=False)
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert f"198 of 198 judgements failed (100%), more than judge.max_failed_share = 0.2: 198 {status}" in done.stderr
         assert said in done.stderr
         assert not (study / "results/judge/llm/metrics.json").exists()
         change_params(study, judge__max_failed_share=1.0)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         assert len(server.bodies) == 198  # bad answers are answers: they are not asked for again
     assert {(j.status, j.score) for j in judgements(study, "tuned")} == {(status, None)}
     numbers = json.loads((study / "results/judge/llm/metrics.json").read_text())
@@ -199,39 +215,39 @@ def test_a_bad_answer_is_missing_with_its_reason(study, run, fault, status, said
     assert numbers["mean.tuned.empathy"] is None and numbers["contrast.generic.empathy.auc"] is None
 
 
-def test_transport_failures_are_errors_and_are_asked_again(study, run):
+def test_transport_failures_are_errors_and_are_asked_again(study, call):
     ill = reply(dialogues()[0], "tuned").text
     with FaultServer(faults=lambda n, body: "500" if ill in prompt_of(body) else None) as server:
         judge_at(study, server.url)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         failed = [j for j in judgements(study, "tuned") if j.status == "error"]
         assert len(failed) == 3 and {j.raw for j in failed} == {"server: HTTP 500: out of memory"}
         server.faults = lambda n, body: None
         asked = len(server.bodies)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         assert len(server.bodies) == asked + 3
     assert {j.status for j in judgements(study, "tuned")} == {"ok"}
 
 
-def test_an_empty_reply_is_not_asked_and_has_no_score(study, run):
+def test_an_empty_reply_is_not_asked_and_has_no_score(study, call):
     rows = [reply(d, "tuned") for d in dialogues()]
     rows[0].text = " \n"
     records.write_jsonl(study / "results/generate/tuned/reply.jsonl", rows)
     with FaultServer() as server:
         judge_at(study, server.url)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
     assert len(server.bodies) == 198 - 3
     assert {(j.status, j.score, j.raw) for j in judgements(study, "tuned")[:3]} == {("refused", None, "empty reply")}
     numbers = json.loads((study / "results/judge/llm/metrics.json").read_text())
     assert numbers["empathy.empty"] == 1 and numbers["empathy.asked"] == 65 and numbers["mean.tuned.empathy_n"] == 11
 
 
-def test_files_of_models_that_are_gone_are_removed(study, run):
+def test_files_of_models_that_are_gone_are_removed(study, call):
     with FaultServer() as server:
         judge_at(study, server.url)
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
         change_params(study, models={"reference": {"backend": "reference"}, "parrot": {"backend": "parrot"}})
-        run("emplifai", "judge", "--judge", "llm")
+        call("judge", "--judge", "llm")
     assert set(tables(study)) == {"reference.jsonl", "parrot.jsonl", "contrast.jsonl", "metrics.json"}
 
 
@@ -245,10 +261,10 @@ def test_files_of_models_that_are_gone_are_removed(study, run):
         ({"judge__rubric": "fr-v1"}, "no rubric 'fr-v1'; there are: en-v1, ja-v1"),
     ],
 )
-def test_a_users_mistake_has_its_message(study, run, values, said):
+def test_a_users_mistake_has_its_message(study, call, values, said):
     judge_at(study, "http://127.0.0.1:9/v1")
     change_params(study, **values)
-    done = run("emplifai", "judge", "--judge", "llm", ok=False)
+    done = call("judge", "--judge", "llm", ok=False)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
@@ -259,6 +275,71 @@ def test_the_key_is_in_no_file(study, run):
         assert server.headers[0]["authorization"] == "Bearer sk-very-secret"
     texts = [p.read_bytes() for p in study.rglob("*") if p.is_file()]
     assert not any(b"sk-very-secret" in text for text in [*texts, done.stderr.encode(), done.stdout.encode()])
+
+
+# Expected scores
+
+
+def alternatives(body: dict) -> list[dict]:
+    """Tokens of '{"rationale": "3", "score": 4}' with what else could have stood at the score: 0.5 x 4, 0.25 x 2, 0.25 x 9."""
+    options = [(" 4", 0.5), ("2", 0.25), ("9", 0.25)]
+    tops = [{"token": token, "logprob": math.log(p)} for token, p in options]
+    texts = ['{"rationale": "', "3", '", "', 'score": ', " 4", "}"]
+    return [{"token": t, "logprob": -0.1, "top_logprobs": tops if t == " 4" else [{"token": "3", "logprob": 0.0}]} for t in texts]
+
+
+def test_an_expected_score_weighs_the_points_of_the_scale(study, call):
+    with FaultServer(answer=lambda body: '{"rationale": "3", "score":  4}', logprobs=alternatives) as server:
+        judge_at(study, server.url, method="expected")
+        call("judge", "--judge", "llm")
+        assert server.bodies[0]["logprobs"] is True and server.bodies[0]["top_logprobs"] == 20
+        first = tables(study)
+        call("judge", "--judge", "llm")
+        assert len(server.bodies) == 198 and tables(study) == first
+    rows = judgements(study, "tuned")
+    assert {j.method for j in rows} == {"expected"} and {j.status for j in rows} == {"ok"}
+    assert {j.score for j in rows} == {round((0.5 * 4 + 0.25 * 2) / 0.75, 6)}
+
+
+def test_a_server_that_ignores_logprobs_is_noticed_at_the_first_answer(study, call):
+    with FaultServer() as server:
+        judge_at(study, server.url, method="expected")
+        done = call("judge", "--judge", "llm", ok=False)
+    assert len(server.bodies) == 1 and done.returncode == 2
+    assert "judges.llm: this server ignores 'logprobs'" in done.stderr and "set judges.llm.method: stated" in done.stderr
+
+
+# Cost
+
+
+def test_dry_run_says_what_a_run_takes_and_sends_nothing(study, call):
+    with FaultServer() as server:
+        judge_at(study, server.url, usd_per_million_input=2.0, usd_per_million_output=10.0)
+        said = call("judge", "--judge", "llm", "--dry-run").stdout
+        assert not server.bodies and not (study / "results/judge").exists()
+        assert "198 questions, 0 of 198 judgements cached, 198 to ask" in said and f"{198 * 512:,} output tokens" in said
+        expected = float(said.split("), ")[-1].split(" USD")[0])
+        call("judge", "--judge", "llm")
+        cost = json.loads((study / "results/judge/llm/metrics.json").read_text())["cost_usd"]
+        assert cost < expected
+        assert "198 of 198 judgements cached, 0 to ask" in call("judge", "--judge", "llm", "--dry-run").stdout
+        change_params(study, judge__samples=2)
+        said = call("judge", "--judge", "llm", "--dry-run").stdout
+    assert "396 questions, 198 of 396 judgements cached, 198 to ask" in said and "as the cached answers" in said
+    assert float(said.split("), ")[-1].split(" USD")[0]) == pytest.approx(cost, rel=0.01)
+
+
+def test_a_judge_beyond_the_budget_is_not_asked(study, call):
+    with FaultServer() as server:
+        judge_at(study, server.url, usd_per_million_input=2.0, usd_per_million_output=10.0)
+        change_params(study, judge__max_cost_usd=0.6)
+        done = call("judge", "--judge", "llm", ok=False)
+        assert not server.bodies and done.returncode == 2
+        assert "198 questions would cost about" in done.stderr
+        assert "more than judge.max_cost_usd = 0.6; nothing was sent" in done.stderr
+        change_params(study, judge__max_tokens=64)
+        call("judge", "--judge", "llm")
+    assert len(server.bodies) == 198
 
 
 # Reading an answer

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections import Counter
 
 import pytest
 
@@ -49,10 +50,16 @@ def test_no_requests_no_connection():
 
 @pytest.mark.parametrize("fault", ["500", "drop", "no json", "body schema", "cut body"])
 def test_a_fault_that_passes_is_asked_again(fault):
-    with FaultServer(faults=lambda n, body: fault if n % 3 == 1 else None) as server:
+    asked = Counter()
+
+    def twice(n, body):
+        asked[str(body)] += 1
+        return fault if asked[str(body)] <= 2 else None
+
+    with FaultServer(faults=twice) as server:
         answers = ask(server)
-    assert [a.status for a in answers] == ["ok"] * 20
-    assert len(server.bodies) > 20
+    assert [(a.status, a.tries) for a in answers] == [("ok", 3)] * 20
+    assert len(server.bodies) == 60
 
 
 @pytest.mark.parametrize(
@@ -230,3 +237,31 @@ def test_key_comes_from_the_named_variable(monkeypatch):
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(UserError, match=r"judges.j.api_key_env: the environment variable MY_KEY is not set"):
         openai.endpoint("judges.j", judge("http://localhost/v1", api_key_env="MY_KEY"), schema.Data())
+
+
+# Limits of the server
+
+
+def longest_minute(at: list[float], minute: float) -> int:
+    """Most requests in any window of `minute` seconds."""
+    return max(sum(start <= t < start + minute for t in at) for start in at)
+
+
+def test_requests_a_minute_are_not_exceeded_in_any_window():
+    with FaultServer() as server:
+        started = time.monotonic()
+        ask(server, 30, openai.Limits(max_in_flight=8, requests_per_minute=1200))  # 20 a second
+    assert longest_minute(server.at, 0.5) <= 11
+    assert 29 / 20 <= time.monotonic() - started < 3
+
+
+def test_tokens_a_minute_slow_the_requests_down_by_what_answers_say_they_used():
+    """Each answer uses 3 + 39 tokens of 60,000 a minute: 24 a second, though 3 + 100 were to be feared."""
+    asked = [r | {"max_tokens": 100} for r in requests(40)]
+    with FaultServer() as server:
+        started = time.monotonic()
+        answers = openai.complete(
+            asked, openai.Endpoint("judges.j", server.url, "m"), openai.Limits(max_in_flight=2, tokens_per_minute=60_000)
+        )
+    used = sum(a.used for a in answers)
+    assert used / 1000 * 0.9 < time.monotonic() - started < used / 1000 * 1.5

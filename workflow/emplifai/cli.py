@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default: %(default)s")
         if name in STAGES:
             _stage(command, name)
+    commands.choices["judge"].add_argument(
+        "--dry-run", action="store_true", help="say how many questions, tokens and dollars it would take; send nothing"
+    )
     commands.choices["validate"].add_argument("--data", type=Path, metavar="PATH", help="instead of data.path of the params")
     _own_tables(commands.choices["correlate"])
     return top
@@ -119,7 +122,8 @@ def _run(args: argparse.Namespace) -> None:
     if getattr(args, "gather", False):
         importlib.import_module("emplifai.gather").run(params, paths, args.command)
     elif name := EACH.get(args.command):
-        module.run(params, paths, _known(params, args, name))
+        act = module.dry_run if getattr(args, "dry_run", False) else module.run
+        act(params, paths, _known(params, args, name))
     else:
         module.run(params, paths)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from emplifai import contrast, provenance, rated, records
 from emplifai.errors import UserError
-from emplifai.params import Params
+from emplifai.params import JudgeModel, Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Judgement, Question, Reply, sha256
 
@@ -18,9 +18,7 @@ def run(params: Params, paths: Paths, name: str) -> None:
 
     Raises UserError when more judgements failed than judge.max_failed_share; what was answered stays in the cache.
     """
-    test = list(records.read_jsonl(paths.part("test"), Dialogue))
-    asked = {model: list(_questions(test, model, paths)) for model in params.models}
-    contrasts = _contrasts(test)
+    test, asked, contrasts = _all(params, paths)
     inputs = [*(paths.replies(model) for model in params.models), *(paths.part(p) for p in ("train", "dev", "test"))]
     used = {"judge": params.section("judge"), "judge_model": params.section("judges")[name]}
     with provenance.record(paths.record("judge", name), "judge", used, inputs, name) as extra:
@@ -35,6 +33,25 @@ def run(params: Params, paths: Paths, name: str) -> None:
         records.write_jsonl(paths.contrasts(name), shown)
         records.write_json(paths.metrics("judge", name), rated.metrics(told, shown, test, params))
         extra["judgements"] = len(every)
+
+
+def dry_run(params: Params, paths: Paths, name: str) -> None:
+    """Say on stdout what `run` would ask and what that may cost; nothing is sent or written."""
+    _, asked, contrasts = _all(params, paths)
+    unique = _unique([*contrasts, *(q for rows in asked.values() for q in rows)])
+    judge = params.judges[name]
+    if judge.backend == "openai":
+        from emplifai.backends.openai_judge import plan
+
+        print(plan(unique, name, judge, params, paths))
+    else:
+        print(f"judge {name}: {len(unique)} texts for the proxy on this machine; nothing is sent, nothing costs")
+
+
+def _all(params: Params, paths: Paths) -> tuple[list[Dialogue], dict[str, list[Question]], list[Question]]:
+    """The test dialogues, the replies to be judged by model, and the contrast set."""
+    test = list(records.read_jsonl(paths.part("test"), Dialogue))
+    return test, {model: list(_questions(test, model, paths)) for model in params.models}, _contrasts(test)
 
 
 def _questions(test: Sequence[Dialogue], model: str, paths: Paths) -> Iterator[Question]:
@@ -56,14 +73,16 @@ def _contrasts(test: Sequence[Dialogue]) -> list[Question]:
 def _judge(questions: Sequence[Question], name: str, params: Params, paths: Paths):
     """Ask each text to a dialogue once; return what gives a question's judgements, in order of criterion and sample."""
     judge = params.judges[name]
-    unique = {_place(q): q for q in questions if q.text.strip()}
     found: dict[tuple[str, str], list[Judgement]] = defaultdict(list)
-    for judgement in _backend(judge.backend)(list(unique.values()), name, judge, params, paths):
+    for judgement in _backend(judge.backend)(_unique(questions), name, judge, params, paths):
         found[judgement.dialogue_id, judgement.text_sha256].append(judgement)
 
     def rows(question: Question) -> list[Judgement]:
         if not question.text.strip():
-            return [_empty(question, name, criterion, judge) for criterion in judge.criteria or params.judge.criteria]
+            return [
+                _empty(question, name, criterion, judge, params.judge.method)
+                for criterion in judge.criteria or params.judge.criteria
+            ]
         return [replace(j, model=question.model) for j in found[_place(question)]]
 
     return rows
@@ -77,11 +96,16 @@ def _backend(backend: str):
     return answer
 
 
+def _unique(questions: Iterable[Question]) -> list[Question]:
+    """Each text to a dialogue once, whoever wrote it; no empty ones."""
+    return list({_place(q): q for q in questions if q.text.strip()}.values())
+
+
 def _place(question: Question) -> tuple[str, str]:
     return question.dialogue.dialogue_id, sha256(question.text)
 
 
-def _empty(question: Question, name: str, criterion: str, judge) -> Judgement:
+def _empty(question: Question, name: str, criterion: str, judge: JudgeModel, method: str) -> Judgement:
     """An empty reply is not asked: any number for it would be made up. It is counted as refused."""
     return Judgement(
         judge=name,
@@ -91,7 +115,7 @@ def _empty(question: Question, name: str, criterion: str, judge) -> Judgement:
         sample=0,
         score=None,
         status="refused",
-        method="stated" if judge.backend == "openai" else "proxy",
+        method="proxy" if judge.backend == "likelihood" else judge.method or method,
         rationale="",
         raw=rated.EMPTY,
         prompt_sha256="",
@@ -100,7 +124,8 @@ def _empty(question: Question, name: str, criterion: str, judge) -> Judgement:
 
 
 def _refuse_too_many_failures(judgements: Iterable[Judgement], name: str, params: Params) -> None:
-    asked = rated.asked(judgements)
+    # A proxy refuses what it cannot measure, by rule; that is no sign of a judge that went wrong.
+    asked = [j for j in rated.asked(judgements) if j.method != "proxy"]
     failed = [j for j in asked if j.status != "ok"]
     share = len(failed) / max(1, len(asked))
     if share <= params.judge.max_failed_share:

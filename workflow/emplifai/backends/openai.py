@@ -11,17 +11,16 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import httpx
 
 from emplifai import privacy
 from emplifai.backends.attempts import Breaker, Failure, back_off, from_status, from_transport
+from emplifai.backends.pace import Pace
+from emplifai.backends.protocol import Answer, Request, changed, characters, message_of, read, remedy
 from emplifai.errors import UserError
 from emplifai.params import Data, JudgeModel, Model
 from emplifai.records import digest
-
-Request = dict[str, Any]  # body of a request without "model": {"messages": [...], "max_tokens": 80, "temperature": 0, ...}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +39,8 @@ class Limits:
     timeout: float = 120  # seconds a try, until its last byte
     attempts: int = 6  # tries a request
     deadline: float = 900  # seconds a request, all tries and waits together
-
-
-@dataclass(slots=True)
-class Answer:
-    """What a server answered, or why there is no answer."""
-
-    status: str  # ok | refused | error
-    text: str = ""
-    finish_reason: str | None = None  # stop | length | content_filter | ...
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    seconds: float = 0.0  # of the try that succeeded
-    tries: int = 1
-    error: str = ""  # "kind: detail" of the last try, for status error
-    tokens: list[dict] | None = None  # logprobs.content as the server gives it: a token, its logprob, top_logprobs
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None  # input and output
 
 
 def endpoint(where: str, entry: Model | JudgeModel, data: Data) -> Endpoint:
@@ -127,7 +113,8 @@ class Client:
     def __init__(self, endpoint: Endpoint, limits: Limits):
         self.endpoint, self.limits = endpoint, limits
         self.breaker = Breaker(endpoint.where, endpoint.url)
-        self.changes: set[str] = set()  # names of _CHANGES that this server needs
+        self.changes: set[str] = set()  # names of protocol.CHANGES that this server needs
+        self.pace = Pace(limits.requests_per_minute, limits.tokens_per_minute)
         self._paused_until = 0.0
         headers = {"content-type": "application/json"}
         if endpoint.key:
@@ -151,6 +138,9 @@ class Client:
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer, or the tries or the time are over."""
+        size = characters(request)
+        expected = self.pace.estimate(size, request.get("max_tokens", 0))
+        await self.pace.turn(expected)
         begun, tries = time.monotonic(), 0
         deadline = begun + self.limits.deadline
         while True:
@@ -158,6 +148,7 @@ class Client:
             try:
                 answer = await self._try(request, min(self.limits.timeout, max(0.1, deadline - time.monotonic())))
                 self.breaker.succeeded()
+                self.pace.learnt(size, answer.input_tokens, expected, answer.used)
                 return replace(answer, tries=tries + 1)
             except Failure as failure:
                 tries += failure.counts
@@ -167,6 +158,7 @@ class Client:
                     return Answer("error", error=str(failure), tries=max(tries, 1))
                 if failure.wait is None:
                     await asyncio.sleep(wait)
+                    await self.pace.turn(expected)
                 else:
                     self._paused_until = max(self._paused_until, time.monotonic() + wait)
 
@@ -179,13 +171,13 @@ class Client:
         """One try. Raises Failure. A request refused for a field that not all servers know is changed and sent again."""
         changes = set(self.changes)
         while True:
-            body = _changed(request, changes)
+            body = changed(request, changes)
             try:
                 answer = await self._post(body, timeout)
                 self.changes |= changes
                 return answer
             except Failure as failure:
-                more = _remedy(body, failure) - changes
+                more = remedy(body, failure) - changes
                 if not more:
                     raise
                 changes |= more
@@ -202,65 +194,8 @@ class Client:
         if self.endpoint.key:  # some servers repeat the key in their messages
             text = text.replace(self.endpoint.key, "***")
         if response.status_code != 200:
-            raise from_status(response, _message(text))
+            raise from_status(response, message_of(text))
         return replace(read(text), seconds=round(time.monotonic() - started, 3))
-
-
-# What a server may refuse, and what to send instead: (what the body must hold, what the message must hold, new body)
-_CHANGES: dict[str, tuple[str, str, Callable[[Request], Request]]] = {
-    "max_completion_tokens": (
-        "max_tokens",
-        "max_completion_tokens",
-        lambda body: {"max_completion_tokens" if k == "max_tokens" else k: v for k, v in body.items()},
-    ),
-    "no response_format": ("response_format", "", lambda body: {k: v for k, v in body.items() if k != "response_format"}),
-}
-
-
-def _remedy(body: Request, failure: Failure) -> set[str]:
-    """The change to try after a refused request: the first that fits."""
-    if failure.status not in (400, 422):
-        return set()
-    return set([name for name, (key, word, _) in _CHANGES.items() if key in body and word in failure.detail][:1])
-
-
-def _changed(body: Request, changes: set[str]) -> Request:
-    for name in sorted(changes):
-        body = _CHANGES[name][2](body)
-    return body
-
-
-def read(text: str) -> Answer:
-    """The answer in the body of a response. Raises Failure when it is no chat completion."""
-    try:
-        data = json.loads(text)
-        choice = data["choices"][0]
-        message = choice["message"]
-        content, usage = message.get("content"), data.get("usage") or {}
-        if not isinstance(content, str | None):
-            content = "".join(part["text"] for part in content if part.get("type") == "text")
-        refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
-        return Answer(
-            "refused" if refused else "ok",
-            content or message.get("refusal") or "",
-            choice.get("finish_reason"),
-            usage.get("prompt_tokens"),
-            usage.get("completion_tokens"),
-            tokens=(choice.get("logprobs") or {}).get("content"),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise Failure("schema", f"no chat completion but {text[:200]!r}") from None
-
-
-def _message(text: str) -> str:
-    """What a server says in the body of an error: its message, or the beginning of the body."""
-    try:
-        body = json.loads(text)
-        error = body.get("error", body)
-        text = error if isinstance(error, str) else error.get("message") or error.get("detail") or text
-    except (ValueError, AttributeError):
-        pass
-    return " ".join(str(text).split())[:300]
 
 
 def _trust(url: str) -> ssl.SSLContext | bool:

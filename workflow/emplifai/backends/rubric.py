@@ -5,6 +5,7 @@ replaced by full-width look-alikes (compare "spotlighting", Hines et al. 2024, a
 """
 
 import json
+import math
 import re
 import unicodedata
 from functools import cache
@@ -38,9 +39,11 @@ def load(name: str) -> dict[str, Any]:
     return yaml.safe_load(folder.joinpath(f"judge-{name}.yaml").read_text("utf-8"))
 
 
-def check(name: str, criteria: list[str], scale: tuple[int, int]) -> None:
+def check(name: str, criteria: list[str], scale: tuple[int, int], method: str = "stated") -> None:
     """Raises UserError when a rubric has no anchors for a criterion or for the scale's points."""
     faults = []
+    if method == "expected" and not 0 <= scale[0] < scale[1] <= 9:
+        faults.append(f"params.yaml: judge.scale is {list(scale)}, but method 'expected' needs points of one digit, 0 to 9")
     for criterion in criteria:
         anchors = load(name)["criteria"].get(criterion, {}).get("anchors", {})
         if sorted(anchors) != list(range(scale[0], scale[1] + 1)):
@@ -125,6 +128,37 @@ def read(text: str, scale: tuple[int, int]) -> Verdict:
     if not found:
         return Verdict(None, "", "no verdict in the answer" if plain else "empty answer")
     return _verdict(found[-1].rstrip(".,"), scale, "")
+
+
+def score_token(tokens: list[dict]) -> dict | None:
+    """The token with which an answer states its last score, of all tokens with their probabilities; None if there is none.
+
+    It is the first token after the last "score": that holds a digit.
+    """
+    text, ends = "", []
+    for token in tokens:
+        text += token["token"]
+        ends.append(len(text))
+    stated = list(re.finditer(r'"score"\s*:\s*"?', text))
+    if not stated:
+        return None
+    after = stated[-1].end()
+    return next((t for t, end in zip(tokens, ends, strict=True) if end > after and re.search(r"\d", t["token"])), None)
+
+
+def expected(token: dict, scale: tuple[int, int]) -> float | None:
+    """Mean of the scale's points, weighted by the probabilities of the tokens that could have stood at the score.
+
+    token: of score_token. Alternatives that are no point of the scale are left out. None if no point is among them.
+    Source: G-Eval (Liu et al., EMNLP 2023), section 2.
+    """
+    weights: dict[int, float] = {}
+    for option in token.get("top_logprobs") or []:
+        point = re.fullmatch(r"\W*(\d)", unicodedata.normalize("NFKC", option["token"]).strip())
+        if point and scale[0] <= int(point[1]) <= scale[1]:
+            weights[int(point[1])] = weights.get(int(point[1]), 0.0) + math.exp(option["logprob"])
+    total = sum(weights.values())
+    return sum(point * weight for point, weight in weights.items()) / total if total else None
 
 
 def _objects(text: str):
