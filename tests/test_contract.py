@@ -43,6 +43,16 @@ def test_no_file_is_named_in_two_ways():
         assert "results/" not in re.sub(r"#.*", "", file.read_text()), file
 
 
+def test_dvc_watches_only_parameters_that_are_written_down():
+    """DVC stops at a parameter that params.yaml does not hold."""
+    for file in [ROOT / "params.yaml", *(ROOT / "presets").glob("*.yaml")]:
+        values = yaml.safe_load(file.read_text())
+        for stage in DVC.values():
+            for key in stage["params"]:
+                section, _, name = key.partition(".")
+                assert section in values and (not name or name in values[section]), f"{file}: {key}"
+
+
 def test_presets_fit_the_schema():
     for preset in (ROOT / "presets").glob("*.yaml"):
         assert params.load(preset).models

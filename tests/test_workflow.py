@@ -29,6 +29,7 @@ CHANGES = {
     "data.labels": ("data/other.yaml", "validate finetune generate bertscore judge"),
     "data.ratings": ("data/other-ratings", "correlate"),
     "data.external_processing": ("allowed", ""),
+    "validate.near_duplicate": (0.8, "validate split"),
     "validate.personal_data": ("mask", "validate"),
     "validate.max_reject_share": (0.5, "validate"),
     "split.seed": (7, "split"),
