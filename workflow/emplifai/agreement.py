@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from emplifai.panel import Panel
+from emplifai.raters import raters_share, widen
 from emplifai.statistics import alt_test, correlation, deviation, icc, kappa, krippendorff, multiplicity, ppi
-from emplifai.statistics.bootstrap import Measure, Replicates, difference, interval, mean_of, replicate
-from emplifai.statistics.significance import p_value
-from emplifai.statistics.systems import systems
+from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate
+from emplifai.statistics.significance import p_value, permutation_p
+from emplifai.statistics.systems import STATISTICS, systems
 from emplifai.statistics.within import within
 
 COLUMNS = (
@@ -24,6 +25,8 @@ COLUMNS = (
 ORDER = ("pearson", "spearman", "kendall_tau_b", "pairwise_accuracy")
 SCALE = ("bias", "mae", *icc.KINDS)  # need both sides on one scale
 TESTED = ("pearson", "spearman", "kendall_tau_b", "bias")  # get a p-value of "none"
+WIDE = 5000  # sums of a statistic (an ICC of 70 raters and more): too many to resample, no interval
+UNBOUNDED = ("bias", "mae", "ppi_mean")  # the others end at 1
 FEWEST = 3  # items of a correlation: two always correlate perfectly
 
 Row = dict[str, Any]
@@ -68,10 +71,10 @@ def rater_rows(panel: Panel, settings: Settings) -> Iterator[Row]:
     rated = panel.of(panel.count > 0)
     make = Maker(rated, "", "raters", settings)
     for level in ("ordinal", "interval", "nominal"):
-        yield make.row(f"krippendorff_{level}", "", lambda level=level: krippendorff.alpha(rated.ratings, level), _people(rated))
+        yield make.row(f"krippendorff_{level}", "", lambda p, level=level: krippendorff.alpha(p.ratings, level), _people(rated))
     for kind in icc.KINDS:
-        yield make.row(kind, "", lambda kind=kind: icc.icc(rated.ratings, kind), _people(rated))
-    yield make.row("leave_one_out_spearman", "leave_one_out", lambda: _leave_one_out(rated, None, settings), _people(rated))
+        yield make.row(kind, "", lambda p, kind=kind: icc.icc(p.ratings, kind), _people(rated))
+    yield make.row("leave_one_out_spearman", "leave_one_out", _leave_one_out, _people(rated))
 
 
 def judge_rows(panel: Panel, judge: str, settings: Settings, models: bool) -> Iterator[Row]:
@@ -94,11 +97,16 @@ def _pooled(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     off = off_scale(shared, judge)
     for kind in icc.KINDS:
         why = off or few(shared) or _constant(scores, shared.human, both=True)
-        yield make.row(kind, "mean", lambda kind=kind: MEASURES[kind](scores, shared.human), why)
+        yield make.row(kind, "mean", _against(judge, kind), why)
     why = _people(shared) or few(shared) or _constant(scores)
-    yield make.row("leave_one_out_spearman", "leave_one_out", lambda: _leave_one_out(shared, scores, settings), why)
-    yield make.row("leave_one_out_difference", "leave_one_out", lambda: _beside_raters(shared, scores, settings), why)
-    yield from _alt_test(shared, make, scores, off or _people(shared), settings)
+    yield make.row("leave_one_out_spearman", "leave_one_out", lambda p: _leave_one_out(p, judge), why)
+    yield make.row("leave_one_out_difference", "leave_one_out", lambda p: _beside_raters(p, judge), why)
+    yield from _alt_test(shared, make, judge, off or _people(shared), settings)
+
+
+def _against(judge: str, statistic: str) -> Callable[[Panel], Measure]:
+    """The statistic of a judge against the raters' mean, or median for kappa."""
+    return lambda panel: MEASURES[statistic](panel.judges[judge], panel.median if statistic == "weighted_kappa" else panel.human)
 
 
 def _group(shared: Panel, judge: str, by: str, group: str, settings: Settings) -> Iterator[Row]:
@@ -107,58 +115,64 @@ def _group(shared: Panel, judge: str, by: str, group: str, settings: Settings) -
     for statistic, reference in (*((s, "mean") for s in ORDER), ("weighted_kappa", "median"), ("bias", "mean"), ("mae", "mean")):
         human = shared.median if reference == "median" else shared.human
         why = why_not(statistic, shared, judge, human)
-        yield make.row(statistic, reference, lambda s=statistic, h=human: MEASURES[s](shared.judges[judge], h), why)
+        yield make.row(statistic, reference, _against(judge, statistic), why)
 
 
 def _within_models(panel: Panel, shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
-    rows: dict[str, list[tuple[Replicates | None, int]]] = {}
+    known: dict[str, list[str]] = {}
     for model in sorted(panel.items["model"].unique()):
-        part = shared.items["model"].to_numpy() == model
-        some = shared.of(part)
+        some = shared.of((shared.items["model"] == model).to_numpy())
         for row in _group(some, judge, "model", model, settings):
-            rows.setdefault(row["statistic"], []).append((_replicates(row, shared, part, judge, settings), row["n_items"]))
+            known.setdefault(row["statistic"], []).extend([model] if row["status"] == "ok" else [])
             yield row
         yield _ppi(panel.of((panel.items["model"] == model).to_numpy()), judge, "within_model", "model", model, settings)
-    make = Maker(shared, judge, "within_model", settings, "model", "mean")
-    for statistic, parts in rows.items():
-        known = [r for r, _ in parts if r]
-        why = "" if known else "undefined in every model"
+    for statistic, models in known.items():
+        why = "" if models else "undefined in every model"
+        some = shared.of(shared.items["model"].isin(models).to_numpy())
+        make = Maker(some, judge, "within_model", settings, "model", "mean")
         reference = "median" if statistic == "weighted_kappa" else "mean"
-        yield make.row(statistic, reference, lambda known=known: mean_of(known), why, sum(n for r, n in parts if r))
+        yield make.row(statistic, reference, lambda p, s=statistic: _mean_of_models(p, judge, s), why)
 
 
-def _replicates(row: Row, shared: Panel, part: np.ndarray, judge: str, settings: Settings) -> Replicates | None:
-    """A model's statistic over resamples of all clusters, so that the models' can be averaged."""
-    if row["status"] != "ok":
-        return None
-    some = shared.of(part)
-    human = some.median if row["reference"] == "median" else some.human
-    measure = MEASURES[row["statistic"]](some.judges[judge], human)
-    return replicate(measure, shared.cluster[part], settings.resamples, settings.seed, int(shared.cluster.max()) + 1)
+def _mean_of_models(panel: Panel, judge: str, statistic: str) -> Measure:
+    parts = [(panel.items["model"] == model).to_numpy() for model in sorted(panel.items["model"].unique())]
+    return combine([_against(judge, statistic)(panel.of(part)) for part in parts], mean, parts)
 
 
 def _within_clusters(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
-    make = Maker(shared, judge, "within_cluster", settings, settings.cluster, "mean")
     found = within(shared.judges[judge], shared.human, shared.cluster)
     for statistic in ORDER:
-        values = found[statistic]
-        known = np.isfinite(values)
-        why = "" if known.any() else "no items" if not len(values) else "undefined in every cluster"
-        items = int(known[shared.cluster].sum())
-        each = np.arange(int(known.sum()))
-        yield make.row(statistic, "mean", lambda v=values, k=known: deviation.mean(v[k]), why, items, each)
+        known = np.isfinite(found[statistic])
+        why = "" if known.any() else "no items" if not len(known) else "undefined in every cluster"
+        make = Maker(shared.of(known[shared.cluster]), judge, "within_cluster", settings, settings.cluster, "mean")
+        yield make.row(statistic, "mean", lambda p, s=statistic: _mean_of_clusters(p, judge, s), why, by_cluster=True)
+
+
+def _mean_of_clusters(panel: Panel, judge: str, statistic: str) -> Measure:
+    return deviation.mean_of_known(within(panel.judges[judge], panel.human, panel.cluster)[statistic])
 
 
 def _systems(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     make = Maker(shared, judge, "system", settings)
-    names, model = np.unique(shared.items["model"].astype(str), return_inverse=True)
+    models = shared.items["model"].nunique()
     for statistic in (*ORDER, "bias", "mae"):
         off = off_scale(shared, judge) if statistic in SCALE else ""
-        few = "too few systems" if len(names) < (1 if statistic in SCALE else FEWEST) else ""
-        row = make.row(
-            statistic, "mean", lambda s=statistic: systems(shared.judges[judge], shared.human, model, s), off or few, len(names)
-        )
+        few_models = "too few systems" if models < (1 if statistic in SCALE else FEWEST) else ""
+        row = make.row(statistic, "mean", lambda p, s=statistic: _of_systems(p, judge, s), off or few_models, models)
+        if row["status"] == "ok" and statistic in ORDER[:3]:
+            row["p_value"] = permutation_p(*_system_means(shared, judge), STATISTICS[statistic], settings.seed)
         yield row
+
+
+def _system_means(shared: Panel, judge: str) -> tuple[np.ndarray, np.ndarray]:
+    names, model = np.unique(shared.items["model"].astype(str), return_inverse=True)
+    count = np.bincount(model, minlength=len(names))
+    return tuple(np.bincount(model, values) / count for values in (shared.judges[judge], shared.human))
+
+
+def _of_systems(panel: Panel, judge: str, statistic: str) -> Measure:
+    model = np.unique(panel.items["model"].astype(str), return_inverse=True)[1]
+    return systems(panel.judges[judge], panel.human, model, statistic)
 
 
 def _ppi(panel: Panel, judge: str, level: str, by: str, group: str, settings: Settings) -> Row:
@@ -169,35 +183,38 @@ def _ppi(panel: Panel, judge: str, level: str, by: str, group: str, settings: Se
     why = "no items" if not rated else "too few items" if rated < FEWEST else ""
     if not why and rated == len(judged.count):
         why = "no unrated items"
-    return make.row("ppi_mean", "mean", lambda: ppi.ppi_mean(judged.human, judged.judges[judge]), why, rated)
+    return make.row("ppi_mean", "mean", lambda p: ppi.ppi_mean(p.human, p.judges[judge]), why, rated)
 
 
-def _alt_test(shared: Panel, make: "Maker", scores: np.ndarray, why: str, settings: Settings) -> Iterator[Row]:
-    result = None if why else alt_test.alt_test(shared.ratings, scores, settings.epsilon)
+def _alt_test(shared: Panel, make: "Maker", judge: str, why: str, settings: Settings) -> Iterator[Row]:
+    result = None if why else alt_test.alt_test(shared.ratings, shared.judges[judge], settings.epsilon)
     why = why or ("" if result else "no two raters share an item")
-    rate = result.winning_rate if result else None
-    yield make.plain("alt_test_winning_rate", "leave_one_out", rate, why)
-    yield make.row("alt_test_advantage", "leave_one_out", lambda: alt_test.advantage(shared.ratings, scores), why)
+    yield make.plain("alt_test_winning_rate", "leave_one_out", result.winning_rate if result else None, why)
+    yield make.row("alt_test_advantage", "leave_one_out", lambda p: alt_test.advantage(p.ratings, p.judges[judge]), why)
 
 
-def _leave_one_out(panel: Panel, judge: np.ndarray | None, settings: Settings) -> Replicates:
+def _leave_one_out(panel: Panel, judge: str | None = None) -> Measure:
     """Mean over raters of the Spearman correlation of the rater, or of the judge, with the mean of the other raters."""
-    parts = []
+    measures, parts = [], []
     for j in range(len(panel.raters)):
         others = np.delete(panel.ratings, j, axis=1)
         count = np.isfinite(others).sum(1)
         keep = np.isfinite(panel.ratings[:, j]) & (count > 0)
-        if keep.sum() < FEWEST:
-            continue
-        rest = np.nansum(others[keep], 1) / count[keep]
-        measure = correlation.spearman((panel.ratings[:, j] if judge is None else judge)[keep], rest)
-        parts.append(replicate(measure, panel.cluster[keep], settings.resamples, settings.seed, int(panel.cluster.max()) + 1))
-    return mean_of(parts) if parts else Replicates(np.nan, np.zeros(0), np.zeros(0))
+        if keep.sum() >= FEWEST:
+            rest = np.nansum(others[keep], 1) / count[keep]
+            one = panel.judges[judge] if judge else panel.ratings[:, j]
+            measures.append(correlation.spearman(one[keep], rest))
+            parts.append(keep)
+    return (
+        combine(measures, mean, parts)
+        if measures
+        else Measure(np.zeros((len(panel.items), 1)), lambda s: np.full(len(s), np.nan))
+    )
 
 
-def _beside_raters(panel: Panel, judge: np.ndarray, settings: Settings) -> Replicates:
+def _beside_raters(panel: Panel, judge: str) -> Measure:
     """How much better than a rater the judge agrees with the other raters (Spearman): below 0 where raters do better."""
-    return difference(_leave_one_out(panel, judge, settings), _leave_one_out(panel, None, settings))
+    return combine([_leave_one_out(panel, judge), _leave_one_out(panel)], difference)
 
 
 def why_not(statistic: str, shared: Panel, judge: str, human: np.ndarray) -> str:
@@ -269,24 +286,29 @@ class Maker:
         self,
         statistic: str,
         reference: str,
-        measure: Callable[[], Measure | Replicates],
+        measure: Callable[[Panel], Measure],
         why: str,
         items: int | None = None,
-        cluster: np.ndarray | None = None,
+        by_cluster: bool = False,
+        raters: bool = True,
     ) -> Row:
-        """A row with its interval; `why` says why there is none."""
+        """A row with its interval; `why` says why there is none. by_cluster: the features are of clusters, not of items."""
         if why:
             return self.plain(statistic, reference, None, why, items)
-        cluster = self.panel.cluster if cluster is None else cluster
-        found = measure()
-        if isinstance(found, Measure):
-            found = replicate(found, cluster, self.settings.resamples, self.settings.seed)
+        made = measure(self.panel)
+        if made.features.shape[1] > WIDE:
+            return self.plain(statistic, reference, made.estimate(), "", items)
+        cluster = np.arange(made.features.shape[0]) if by_cluster else self.panel.cluster
+        found = replicate(made, cluster, self.settings.resamples, self.settings.seed)
         if not np.isfinite(found.estimate):
             return self.plain(statistic, reference, None, "undefined", items)
         row = self.plain(statistic, reference, found.estimate, "", items)
-        row["ci_low"], row["ci_high"] = interval(found, self.settings.confidence, self.settings.interval)
+        wider = raters_share(self.panel, measure, found.drawn) if raters else 1.0
+        bounded = statistic not in UNBOUNDED
+        ends = interval(found, self.settings.confidence, self.settings.interval)
+        row["ci_low"], row["ci_high"] = (widen(found.estimate, end, wider, bounded) for end in ends)
         if statistic in TESTED:
-            row["p_value"] = p_value(statistic, found)
+            row["p_value"] = p_value(statistic, found, wider)
         return row
 
 

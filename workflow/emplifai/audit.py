@@ -18,8 +18,9 @@ import numpy as np
 from emplifai.agreement import FEWEST, Maker, Row, Settings, few
 from emplifai.panel import Panel
 from emplifai.statistics import correlation, deviation, icc
-from emplifai.statistics.bootstrap import Replicates, replicate
+from emplifai.statistics.bootstrap import Measure, combine, replicate
 from emplifai.statistics.mixed_model import random_intercept
+from emplifai.statistics.permutation import standardise
 from emplifai.statistics.shrinkage import shrink
 
 GROUP = 5  # fewest items of a group that a correlation is taken of
@@ -42,7 +43,7 @@ def _people_length(panel: Panel, settings: Settings) -> Iterator[Row]:
     length, human = rated.items["length"].to_numpy(float), rated.human
     why = few(rated) or ("constant length" if np.ptp(length) == 0 else "constant ratings" if np.ptp(human) == 0 else "")
     make = Maker(rated, "", "pooled", settings)
-    yield make.row("spearman_with_length", "length", lambda: correlation.spearman(human, length), why)
+    yield make.row("spearman_with_length", "length", lambda p: correlation.spearman(p.human, _lengths(p)), why)
 
 
 def _judge(panel: Panel, judge: str, settings: Settings) -> Iterator[Row]:
@@ -55,6 +56,10 @@ def _judge(panel: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     yield from _retest(panel, judge, settings)
 
 
+def _lengths(panel: Panel) -> np.ndarray:
+    return panel.items["length"].to_numpy(float)
+
+
 def _length(shared: Panel, judge: str, make: Maker, settings: Settings) -> Iterator[Row]:
     """How far the judge goes by length."""
     if "length" not in shared.items or shared.items["length"].isna().any():
@@ -63,24 +68,22 @@ def _length(shared: Panel, judge: str, make: Maker, settings: Settings) -> Itera
     length, scores, human = shared.items["length"].to_numpy(float), shared.judges[judge], shared.human
     why = few(shared) or ("constant length" if np.ptp(length) == 0 else "")
     flat = "constant judge" if len(scores) and np.ptp(scores) == 0 else ""
-    yield make.row("spearman_with_length", "length", lambda: correlation.spearman(scores, length), why or flat)
+    yield make.row("spearman_with_length", "length", lambda p: correlation.spearman(p.judges[judge], _lengths(p)), why or flat)
     flat_human = "constant ratings" if len(human) and np.ptp(human) == 0 else ""
     why = why or flat or flat_human
-    yield make.row("partial_spearman", "mean", lambda: _partial(scores, human, length, shared.cluster, settings), why)
-    longer = (length - length.mean()) / (length.std() or 1)
-    yield _mixed(make, "length_effect", scores, np.column_stack([np.ones(len(human)), human, longer]), why)
+    yield make.row("partial_spearman", "mean", lambda p: _partial(p.judges[judge], p.human, _lengths(p)), why)
+    columns = np.column_stack([np.ones(len(human)), human, standardise(length)]) if not why else human[:, None]
+    yield _mixed(make, "length_effect", scores, columns, why)
 
 
-def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray, cluster: np.ndarray, settings: Settings) -> Replicates:
-    """Spearman's correlation of x and y given z, from the three plain ones over the same resamples."""
-    pairs = ((x, y), (x, z), (y, z))
-    three = [replicate(correlation.spearman(a, b), cluster, settings.resamples, settings.seed) for a, b in pairs]
-    return Replicates(*(_given(*(r[k] for r in three)) for k in range(3)))
+def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Measure:
+    """Spearman's correlation of x and y given z, from the three plain ones."""
+    return combine([correlation.spearman(a, b) for a, b in ((x, y), (x, z), (y, z))], _given)
 
 
-def _given(xy, xz, yz):
+def _given(xy: np.ndarray, xz: np.ndarray, yz: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (xy - xz * yz) / np.sqrt((1 - np.square(xz)) * (1 - np.square(yz)))
+        return (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
 
 
 def _mixed(make: Maker, statistic: str, scores: np.ndarray, x: np.ndarray, why: str) -> Row:
@@ -161,6 +164,6 @@ def _retest(panel: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     some, values = panel.of(asked), samples[asked]
     maker = Maker(some, judge, "pooled", settings)
     why = few(some, FEWEST) or ("constant scores" if np.nanmax(values) == np.nanmin(values) else "")
-    yield maker.row("retest_icc_1", "samples", lambda: icc.icc(values, "icc_1"), why)
+    yield maker.row("retest_icc_1", "samples", lambda p: icc.icc(values, "icc_1"), why, raters=False)
     changed = (np.nanmax(values, 1, initial=-np.inf) - np.nanmin(values, 1, initial=np.inf) > 1e-9).astype(float)
-    yield maker.row("retest_changed", "samples", lambda: deviation.mean(changed), few(some, 1))
+    yield maker.row("retest_changed", "samples", lambda p: deviation.mean(changed), few(some, 1), raters=False)

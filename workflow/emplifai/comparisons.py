@@ -8,7 +8,7 @@ import numpy as np
 from emplifai.agreement import Settings
 from emplifai.panel import Panel
 from emplifai.statistics import correlation, deviation, multiplicity
-from emplifai.statistics.bootstrap import Measure, Replicates, difference, interval, mean_of_measures, replicate
+from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate
 from emplifai.statistics.permutation import sign_test, standardise, swap_test
 from emplifai.statistics.systems import systems
 from emplifai.statistics.williams import williams
@@ -49,15 +49,15 @@ def _row(panel: Panel, a: str, b: str, level: str, statistic: str, settings: Set
 
 
 def _compare(both: Panel, a: str, b: str, level: str, statistic: str, settings: Settings) -> Row:
-    found = _replicates(both, (a, b), level, statistic, settings)
-    apart = difference(*found)
+    measures, cluster = _measures(both, (a, b), level, statistic)
+    apart = replicate(combine(measures, difference), cluster, settings.resamples, settings.seed)
     if not np.isfinite(apart.estimate):
         return {"status": "undefined"}
     low, high = interval(apart, settings.confidence, settings.interval)
     t = _williams(both, a, b, level, statistic)
     return {
-        "estimate_a": found[0].estimate,
-        "estimate_b": found[1].estimate,
+        "estimate_a": measures[0].estimate(),
+        "estimate_b": measures[1].estimate(),
         "difference": apart.estimate,
         "ci_low": low,
         "ci_high": high,
@@ -77,7 +77,7 @@ def _measure(scores: np.ndarray, human: np.ndarray, model: np.ndarray, level: st
         return one(scores, human)
     parts = [model == m for m in np.unique(model)]
     parts = [part for part in parts if part.sum() >= FEWEST]
-    return mean_of_measures([one(scores[part], human[part]) for part in parts], parts)
+    return combine([one(scores[part], human[part]) for part in parts], mean, parts)
 
 
 def _model(both: Panel) -> np.ndarray:
@@ -91,14 +91,12 @@ def _in_clusters(both: Panel, pair: tuple[str, str], statistic: str) -> list[np.
     return [np.where(known, v, np.nan) for v in values]
 
 
-def _replicates(both: Panel, pair: tuple[str, str], level: str, statistic: str, settings: Settings) -> list[Replicates]:
+def _measures(both: Panel, pair: tuple[str, str], level: str, statistic: str) -> tuple[list[Measure], np.ndarray]:
+    """The statistic of each judge, and the cluster of each row of its features."""
     if level == "within_cluster":
         values = _in_clusters(both, pair, statistic)
-        measures, cluster = [deviation.mean_of_known(v) for v in values], np.arange(len(values[0]))
-    else:
-        measures = [_measure(both.judges[judge], both.human, _model(both), level, statistic) for judge in pair]
-        cluster = both.cluster
-    return [replicate(measure, cluster, settings.resamples, settings.seed) for measure in measures]
+        return [deviation.mean_of_known(v) for v in values], np.arange(len(values[0]))
+    return [_measure(both.judges[judge], both.human, _model(both), level, statistic) for judge in pair], both.cluster
 
 
 def _permutation(both: Panel, pair: tuple[str, str], level: str, statistic: str, settings: Settings) -> float | None:

@@ -104,35 +104,42 @@ def replicate(measure: Measure, cluster: np.ndarray, resamples: int, seed: int, 
     )
 
 
-def mean_of(parts: Sequence[Replicates]) -> Replicates:
-    """The mean of several statistics over the same resamples; a part that is undefined somewhere is left out there."""
-    return Replicates(*(_mean([p[k] for p in parts]) for k in range(3)))
+def combine(measures: Sequence[Measure], how: Callable[..., np.ndarray], parts: Sequence[np.ndarray] | None = None) -> Measure:
+    """A function of several statistics as one statistic, so that they share their resamples.
 
-
-def mean_of_measures(measures: Sequence[Measure], parts: Sequence[np.ndarray]) -> Measure:
-    """The mean of several statistics, each of a part of the items, as one function of sums over all of them.
-
-    parts: masks over the items, (items,). A part that is undefined in a resample is left out there.
+    how: takes their values, (m,) each. parts: for each the mask of the items that it is of, (items,); all items without.
     """
     from scipy import sparse
 
-    blocks = []
-    for measure, part in zip(measures, parts, strict=True):
-        place = sparse.csr_array(
-            (np.ones(part.sum()), (np.flatnonzero(part), np.arange(part.sum()))), shape=(len(part), part.sum())
-        )
-        blocks.append(place @ sparse.csr_array(measure.features))
+    blocks = [sparse.csr_array(measure.features) for measure in measures]
+    if parts is not None:
+        blocks = [_spread(block, part) for block, part in zip(blocks, parts, strict=True)]
     ends = np.cumsum([0] + [block.shape[1] for block in blocks])
 
     def value(sums: np.ndarray) -> np.ndarray:
-        return _mean([m.value(sums[:, ends[k] : ends[k + 1]]) for k, m in enumerate(measures)])
+        return how(*(m.value(sums[:, ends[k] : ends[k + 1]]) for k, m in enumerate(measures)))
 
     return Measure(sparse.hstack(blocks).tocsr(), value)
 
 
-def difference(a: Replicates, b: Replicates) -> Replicates:
-    """The difference of two statistics over the same resamples."""
-    return Replicates(a.estimate - b.estimate, a.drawn - b.drawn, a.jackknife - b.jackknife)
+def mean(*values: np.ndarray) -> np.ndarray:
+    """Mean of several statistics; one that is undefined in a resample is left out there."""
+    table = np.asarray(values, float)
+    known = np.isfinite(table)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, table, 0).sum(0) / known.sum(0)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a - b
+
+
+def _spread(features: Any, part: np.ndarray) -> Any:
+    """Features of some items as features of all, zero elsewhere."""
+    from scipy import sparse
+
+    where = np.flatnonzero(part)
+    return sparse.csr_array((np.ones(len(where)), (where, np.arange(len(where)))), shape=(len(part), len(where))) @ features
 
 
 def interval(
@@ -188,12 +195,3 @@ def _dense(sums: Any) -> np.ndarray:
 def _in_parts(rows: int, width: int, work: Callable[[slice], np.ndarray]) -> np.ndarray:
     step = max(1, CELLS // 4 // max(width, 1))
     return np.concatenate([work(slice(start, min(start + step, rows))) for start in range(0, rows, step)])
-
-
-def _mean(values: list) -> Any:
-    """Mean over the first axis that leaves NaN out; NaN where nothing is left."""
-    values = np.asarray(values, float)
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(known, values, 0).sum(0) / known.sum(0)
-    return float(mean) if mean.ndim == 0 else mean

@@ -9,6 +9,7 @@ icc_1: one way, a single rating; icc_a1: absolute agreement, a single rating; ic
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -22,21 +23,37 @@ def icc(ratings: np.ndarray, kind: str) -> Measure:
     return Measure(_features(ratings), {"icc_1": _one_way, **_TWO_WAY}[kind])
 
 
-def _features(ratings: np.ndarray) -> np.ndarray:
-    """What the mean squares need of each item, so that they are functions of sums over items.
+def _features(ratings: np.ndarray) -> Any:
+    """What the mean squares need of each item, so that they are functions of sums over items: (items, 7 + 3 r + r^2), sparse.
 
     Columns: 1, 1/n, n, n^2, sum, sum^2/n, sum of squares; then by rater: rated or not, rating, rating less share of the
     item's sum, and by pair of raters the absorbed normal equations. Ratings are taken from their overall mean.
     """
+    from scipy import sparse
+
     there = np.isfinite(ratings)
     keep = there.sum(1) > 0
     y = np.where(there, ratings - ratings[there].mean() if there.any() else 0, 0.0)
     n = np.maximum(there.sum(1), 1).astype(float)
     d, total = there.astype(float), y.sum(1)
-    base = [keep, keep / n, there.sum(1), there.sum(1) ** 2, total, total**2 / n, (y * y).sum(1)]
-    absorbed = np.einsum("ij,jk->ijk", d, np.eye(d.shape[1])) - d[:, :, None] * d[:, None, :] / n[:, None, None]
-    pairs = absorbed.reshape(len(ratings), -1)
-    return np.column_stack([*base, d, y, y - d * (total / n)[:, None], pairs]).astype(float)
+    base = np.column_stack([keep, keep / n, there.sum(1), there.sum(1) ** 2, total, total**2 / n, (y * y).sum(1)])
+    return sparse.hstack(
+        [sparse.csr_array(b) for b in (base.astype(float), d, y, y - d * (total / n)[:, None])] + [_pairs(d, n)]
+    ).tocsr()
+
+
+def _pairs(d: np.ndarray, n: np.ndarray) -> Any:
+    """diag(d) - d d' / n of each item's indicators, flattened: (items, raters squared), sparse."""
+    from scipy import sparse
+
+    raters = d.shape[1]
+    row, rater = np.nonzero(d)
+    start = np.searchsorted(row, np.arange(len(d) + 1))
+    count = np.diff(start)
+    left = np.repeat(np.arange(len(row)), count[row])  # each rating, once for each rating of its item
+    right = np.arange(len(left)) - np.repeat(np.cumsum(count[row]) - count[row], count[row]) + start[row[left]]
+    value = (rater[left] == rater[right]) - 1 / n[row[left]]
+    return sparse.csr_array((value, (row[left], rater[left] * raters + rater[right])), shape=(len(d), raters**2))
 
 
 def _one_way(sums: np.ndarray) -> np.ndarray:

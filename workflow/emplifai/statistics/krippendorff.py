@@ -38,14 +38,16 @@ def _coincidences(ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     counts = np.stack([(ratings == v).sum(1) for v in values], 1).astype(float) if len(values) else np.zeros((len(ratings), 0))
     raters = counts.sum(1)
     weight = np.where(raters > 1, 1 / np.maximum(raters - 1, 1), 0)
-    rows = []
-    for count, w in zip(counts, weight, strict=True):
-        there = np.flatnonzero(count)
-        table = np.outer(count[there], count[there]) - np.diag(count[there])
-        rows.append((np.add.outer(there * len(values), there).ravel(), (table * w).ravel()))
-    pointer = np.cumsum([0] + [len(index) for index, _ in rows])
-    index, data = (np.concatenate([row[k] for row in rows]) if rows else np.zeros(0) for k in range(2))
-    return values, sparse.csr_array((data, index.astype(np.int64), pointer), shape=(len(ratings), max(len(values), 1) ** 2))
+    # Each pair of values that an item has, by way of the item's list of distinct values.
+    row, value = np.nonzero(counts)
+    start = np.searchsorted(row, np.arange(len(counts) + 1))
+    distinct = np.diff(start)
+    left = np.repeat(np.arange(len(row)), distinct[row])
+    right = np.arange(len(left)) - np.repeat(np.cumsum(distinct[row]) - distinct[row], distinct[row]) + start[row[left]]
+    item = row[left]
+    pairs = counts[item, value[left]] * (counts[item, value[right]] - (left == right)) * weight[item]
+    column = value[left] * len(values) + value[right]
+    return values, sparse.csr_array((pairs, (item, column)), shape=(len(ratings), max(len(values), 1) ** 2))
 
 
 def _distance(values: np.ndarray, counts: np.ndarray, level: Level) -> np.ndarray:

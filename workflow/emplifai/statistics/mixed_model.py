@@ -1,7 +1,8 @@
 """A linear mixed model with a random intercept for each cluster, by restricted maximum likelihood (REML).
 
 y = X b + u[cluster] + e, u ~ N(0, s2u), e ~ N(0, s2e). Sources: Laird & Ware (1982); Searle, Casella & McCulloch (1992). With one
-grouping factor the likelihood depends on the ratio s2u / s2e alone, which is searched; values equal statsmodels MixedLM.
+grouping factor the likelihood depends on the ratio s2u / s2e alone, which is searched; values equal statsmodels MixedLM (its
+standard errors, from the joint Hessian, differ in the fourth digit; these are those of lme4).
 """
 
 from typing import NamedTuple

@@ -3,6 +3,7 @@
 import numpy as np
 
 from emplifai.statistics.bootstrap import Measure
+from emplifai.statistics.correlation import TIE
 
 
 def systems(judge: np.ndarray, human: np.ndarray, model: np.ndarray, statistic: str) -> Measure:
@@ -13,7 +14,7 @@ def systems(judge: np.ndarray, human: np.ndarray, model: np.ndarray, statistic: 
     def value(sums: np.ndarray) -> np.ndarray:
         n, x, y = np.split(sums, 3, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return _STATISTICS[statistic]((x / n).round(10), (y / n).round(10))
+            return STATISTICS[statistic](x / n, y / n)
 
     return Measure(np.column_stack([member, member * judge[:, None], member * human[:, None]]), value)
 
@@ -29,13 +30,13 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     known = np.isfinite(x).all(1)
     r = np.full(len(x), np.nan)
-    r[known] = _pearson(rankdata(x[known], axis=1), rankdata(y[known], axis=1))
+    r[known] = _pearson(rankdata(x[known].round(TIE), axis=1), rankdata(y[known].round(TIE), axis=1))
     return r
 
 
 def _signs(values: np.ndarray) -> np.ndarray:
     first, second = np.triu_indices(values.shape[1], 1)
-    return np.sign(values[:, first] - values[:, second])
+    return np.sign((values[:, first] - values[:, second]).round(TIE))
 
 
 def _kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -49,7 +50,7 @@ def _pairwise_accuracy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(sx).all(1), (sx == sy).mean(1), np.nan)
 
 
-_STATISTICS = {
+STATISTICS = {
     "pearson": _pearson,
     "spearman": _spearman,
     "kendall_tau_b": _kendall,
