@@ -29,12 +29,14 @@ def test_one_name_per_stage():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dvc_knows_the_code_and_the_rule_of_each_stage(stage):
-    """An edited module or rule must rerun the stage in both engines."""
-    dependencies = {str(d) for d in DVC[stage]["deps"]}
-    assert str(Paths().code(stage)) in dependencies
-    assert f"workflow/rules/{stage}.smk" in dependencies
+def test_both_engines_watch_the_code_of_each_stage(stage, monkeypatch):
+    """An edited module or rule reruns the stages that import it, in both engines."""
+    monkeypatch.chdir(ROOT)
+    watched = {d for d in DVC[stage]["deps"] if d.startswith("workflow/")}
+    code = {str(f) for f in [*Paths().code(stage), *(Paths().templates if stage == "report" else [])]}
+    assert watched == {*code, f"workflow/rules/{stage}.smk"}
     assert f'PATHS.code("{stage}")' in (ROOT / f"workflow/rules/{stage}.smk").read_text()
+    assert f"workflow/emplifai/{stage}.py" in code
 
 
 def test_no_file_is_named_in_two_ways():

@@ -1,11 +1,10 @@
 """The only place that knows where a file lies. Rules and stages both ask here."""
 
+import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from emplifai import STAGES
-
-PAGE_MODULES = ("evidence", "findings", "figures", "sections", "tables", "verdict")
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,16 @@ class Paths:
         assert stage in STAGES, stage
         return self.folders.get(stage, self.results / stage)
 
-    def code(self, stage: str) -> Path:
-        """The stage's module: a change in it reruns the stage."""
-        return Path("workflow/emplifai") / f"{stage}.py"
+    def code(self, stage: str) -> list[Path]:
+        """The stage's module and all of ours that it imports, but for the contracts: a change in them reruns it."""
+        found: set[str] = set()
+        todo = [stage]
+        while todo:
+            module = todo.pop()
+            if module not in found and _source(module).is_file():
+                found.add(module)
+                todo += _imports(_source(module))
+        return sorted(_source(module) for module in found)
 
     def log(self, stage: str, name: str = "") -> Path:
         """The log of a stage, or of one model's or judge's part of it."""
@@ -92,6 +98,10 @@ class Paths:
         """What a judge says of the references and of worse replies of known kinds (field model: the kind)."""
         return self.stage("judge") / judge / "contrast.jsonl"
 
+    def audit(self, judge: str) -> Path:
+        """What `emplifai judge audit` found: not a stage's output, made when asked for."""
+        return self.results / "audit" / judge
+
     # correlate
     def table(self, name: str) -> Path:
         """A table of the correlate stage: items, agreement, systems, comparisons or bias."""
@@ -112,10 +122,27 @@ class Paths:
         return self.stage("report") / "figures"
 
     @property
-    def page_code(self) -> list[Path]:
-        """What the report is made of, beside its module: a change in it reruns the stage."""
-        modules = [Path("workflow/emplifai") / f"{name}.py" for name in PAGE_MODULES]
-        return [*modules, *(Path("workflow/emplifai/templates") / f"report.{kind}" for kind in ("css", "html.jinja", "js"))]
+    def templates(self) -> list[Path]:
+        """What the page is poured into: a change in it reruns the report."""
+        return [Path("workflow/emplifai/templates") / f"report.{kind}" for kind in ("css", "html.jinja", "js")]
+
+
+#: Modules that every stage shares: what they promise is the contract between stages, not a stage's result.
+CONTRACTS = ("errors", "records", "params", "paths", "cache", "progress", "provenance", "models", "labels", "privacy")
+
+
+def _source(module: str) -> Path:
+    return Path("workflow/emplifai", *module.split(".")).with_suffix(".py")
+
+
+def _imports(source: Path) -> list[str]:
+    """Our modules that a file imports, wherever in it: `emplifai.a.b` and `from emplifai.a import b` are a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "emplifai":
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    found = {name.removeprefix("emplifai.") for name in names}
+    return sorted(found - {"emplifai", *CONTRACTS})
 
 
 def data_files(path: Path) -> list[Path]:

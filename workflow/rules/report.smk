@@ -17,7 +17,7 @@ rule report:
         judgements=[PATHS.judgements(judge, model) for judge in JUDGES for model in MODELS],
         labels=P.data.labels,
         code=PATHS.code("report"),
-        page_code=PATHS.page_code,
+        templates=PATHS.templates,
     output:
         page=PATHS.page,
         figures=directory(PATHS.figures),
