@@ -1,11 +1,11 @@
-# make demo | test | ui | bench | lint | lock: each sets up what it needs.
+# make demo | test | ui | rate | bench | lint | lock: each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick ui bench lint lock clean
+.PHONY: demo test quick ui rate bench lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.demo
@@ -23,6 +23,10 @@ quick: $(BIN)/.dev
 
 ui: $(BIN)/.demo
 	@emplifai ui
+
+# the page for human raters, of the rating project drawn last (emplifai ratings new)
+rate: $(BIN)/.demo
+	@emplifai ratings serve
 
 bench: $(BIN)/.dev
 	@for file in benchmarks/*.py; do echo "== $$file"; python $$file || exit 1; done

@@ -21,6 +21,7 @@ HELP = {
     "judge": "let a judge rate all replies",
     "correlate": "compare judges and BERTScore with human ratings",
     "report": "write the page that shows it all",
+    "ratings": "ratings by people: draw a study, serve its page, import, simulate, plan",
     "prefetch": "fetch and prepare the models that params.yaml names",
     "sync": "after git checkout or dvc pull: make Snakemake believe what DVC has proved",
     "track": "send all results to MLflow (idempotent)",
@@ -39,6 +40,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default: %(default)s")
         if name in STAGES:
             _stage(command, name)
+    importlib.import_module("emplifai.study.command").arguments(commands.choices["ratings"])
+    commands.choices["judge"].add_argument(
+        "action", nargs="?", choices=["audit"], help="audit: try the judge on probes of which the right order is known"
+    )
     commands.choices["judge"].add_argument(
         "--dry-run", action="store_true", help="say how many questions, tokens and dollars it would take; send nothing"
     )
@@ -104,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     from emplifai import params as schema
 
+    if args.command == "ratings":
+        importlib.import_module("emplifai.study.command").run(args)
+        return
     if args.command == "correlate" and (args.ratings or args.judgements):
         importlib.import_module("emplifai.correlate").from_tables(args)
         return
@@ -122,7 +130,7 @@ def _run(args: argparse.Namespace) -> None:
     if getattr(args, "gather", False):
         importlib.import_module("emplifai.gather").run(params, paths, args.command)
     elif name := EACH.get(args.command):
-        act = module.dry_run if getattr(args, "dry_run", False) else module.run
+        act = module.dry_run if getattr(args, "dry_run", False) else getattr(module, getattr(args, "action", None) or "run")
         act(params, paths, _known(params, args, name))
     else:
         module.run(params, paths)

@@ -1,0 +1,273 @@
+"""The page on which people rate: server-rendered, its own style and script, no other host, nothing but the rater's own items.
+
+Every answer to a rater comes from here. It names positions, never items; what wrote a reply is not known to this process.
+"""
+
+import hashlib
+import hmac
+import secrets
+import sqlite3
+import sys
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from emplifai.study import display
+from emplifai.study.project import Project, token_sha256
+from emplifai.study.store import LONGEST, Outcome, Rater, Store
+from emplifai.study.throttle import Throttle
+
+LONGEST_BODY = 4096  # bytes of a request
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+POLICY = (
+    "default-src 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+MESSAGES = {
+    "stale": "この項目はすでに終わっています。",
+    "conflict": "ほかの画面で点数が変わりました。表示を確かめてください。",
+    "incomplete": "まだ選んでいない観点があります。",
+}
+
+
+def application(project: Project, store: Store, tls: bool) -> Starlette:
+    """The app. tls: cookies are sent over https only (also when a trusted proxy says that the rater's side is https)."""
+    page = _Page(project, store, tls)
+    routes = [
+        Route("/", page.home),
+        Route("/enter", page.enter, methods=["GET", "POST"]),
+        Route("/consent", page.consent, methods=["POST"]),
+        Route("/guide", page.guide, methods=["GET", "POST"]),
+        Route("/rate", page.rate, methods=["POST"]),
+        Route("/withdraw", page.withdraw, methods=["GET", "POST"]),
+        Route("/health", lambda _: PlainTextResponse("ok")),
+    ]
+    handlers = {sqlite3.Error: _unsaved, HTTPException: _refused}
+    return Starlette(routes=routes, exception_handlers=handlers, middleware=[(_Headers, (), {})])
+
+
+class _Headers:
+    """The headers of every answer, errors included."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def add(message):
+            if message["type"] == "http.response.start":
+                names = {name for name, _ in message["headers"]}
+                more = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+                message["headers"] = [*message["headers"], *((k, v) for k, v in more if k not in names)]
+            await send(message)
+
+        await self.app(scope, receive, add if scope["type"] == "http" else send)
+
+
+def _unsaved(request: Request, error: Exception) -> Response:
+    """The disk is full, or the database locked: nothing was saved, and the page sends it again."""
+    print(f"ratings: not saved: {error}", file=sys.stderr)
+    return JSONResponse({"message": "保存できませんでした。"}, 503)
+
+
+def _refused(request: Request, error: HTTPException) -> Response:
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse({"message": error.detail}, error.status_code, error.headers)
+    return PlainTextResponse(error.detail, error.status_code, error.headers)
+
+
+class _Page:
+    def __init__(self, project: Project, store: Store, tls: bool):
+        self.project, self.store, self.tls = project, store, tls
+        self.throttle = Throttle()
+        texts = Environment(
+            loader=PackageLoader("emplifai", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        texts.filters |= {"visible": display.visible, "paragraphs": display.paragraphs}
+        self.template = texts.get_template("rating.html.jinja")
+        parts = files("emplifai.templates")
+        self.style, self.script = (parts.joinpath(f"rating.{kind}").read_text("utf-8") for kind in ("css", "js"))
+
+    async def home(self, request: Request) -> Response:
+        """What is next for this rater: consent, guide, the open item, or the end."""
+        rater = await self._rater(request)
+        if rater is None:
+            return self._show(request, "enter", message="")
+        if ended := _ended(rater):
+            return self._show(request, "end", rater, ended=ended)
+        if rater.consent is None:
+            return self._show(request, "consent", rater)
+        if not rater.begun:
+            return self._show(request, "guide", rater)
+        order = self.project.orders[rater.rater_id]
+        position, saved = await run_in_threadpool(self.store.open, rater.rater_id, order)
+        if position >= len(order):
+            return self._show(request, "end", rater, ended="done")
+        item = self.project.items[order[position]]
+        return self._show(request, "item", rater, item=item, position=position, total=len(order), saved=saved)
+
+    async def enter(self, request: Request) -> Response:
+        """A link is /enter#TOKEN: what stands after # stays in the browser, out of all logs; the page sends it as a form."""
+        if request.method == "GET":
+            return self._show(request, "enter", message="")
+        form = await _form(request)
+        source = request.client.host if request.client else ""
+        if wait := self.throttle.wait(source):
+            message = "誤ったリンクが続いたため、しばらく受け付けません。数分後にもう一度お試しください。"
+            return self._show(request, "enter", status=429, headers={"Retry-After": str(wait)}, message=message)
+        session = secrets.token_urlsafe(32)
+        token = token_sha256(form.get("token", "").strip())
+        if not await run_in_threadpool(self.store.enter, token, token_sha256(session)):
+            self.throttle.wrong(source)
+            return self._show(request, "enter", status=403, message="このリンクは使えません。担当者にお問い合わせください。")
+        if old := request.cookies.get(self._cookie(request)):
+            await run_in_threadpool(self.store.leave, token_sha256(old))
+        answer = _to_home()
+        secure = self._secure(request)
+        age = int(LONGEST.total_seconds())
+        answer.set_cookie(self._cookie(request), session, max_age=age, path="/", secure=secure, httponly=True, samesite="strict")
+        return answer
+
+    async def consent(self, request: Request) -> Response:
+        rater, form = await self._asked(request)
+        if form.get("answer") not in ("agree", "refuse"):
+            raise HTTPException(422, "answer: agree または refuse")
+        agreed = form["answer"] == "agree"
+        await run_in_threadpool(self.store.consent, rater.rater_id, agreed, self.project.consent_sha256)
+        return _to_home()
+
+    async def guide(self, request: Request) -> Response:
+        if request.method == "POST":
+            rater, _ = await self._asked(request)
+            await run_in_threadpool(self.store.begin, rater.rater_id)
+            return _to_home()
+        rater = await self._rater(request)
+        if rater is None or rater.consent != "agreed" or _ended(rater):
+            return _to_home()
+        return self._show(request, "guide", rater)
+
+    async def rate(self, request: Request) -> Response:
+        """Save scores, and with next=1 go on. Answered as JSON to the script, as a redirect to a browser without one."""
+        rater, form = await self._asked(request)
+        if rater.consent != "agreed" or not rater.begun or _ended(rater):
+            raise HTTPException(403, "評価はまだ、またはもう、できません。")
+        order = self.project.orders[rater.rater_id]
+        position, scores, was = self._ratings(form, len(order))
+        close = form.get("next") == "1"
+        criteria = self.project.criteria
+        outcome = await run_in_threadpool(self.store.rate, rater.rater_id, position, scores, was, close, criteria)
+        if "application/json" in request.headers.get("accept", ""):
+            return _told(outcome)
+        return _to_home()
+
+    async def withdraw(self, request: Request) -> Response:
+        if request.method == "POST":
+            rater, _ = await self._asked(request)
+            await run_in_threadpool(self.store.withdraw, rater.rater_id)
+            return _to_home()
+        rater = await self._rater(request)
+        if rater is None or rater.consent != "agreed" or _ended(rater):
+            return _to_home()
+        return self._show(request, "withdraw", rater)
+
+    async def _rater(self, request: Request) -> Rater | None:
+        session = request.cookies.get(self._cookie(request), "")
+        return await run_in_threadpool(self.store.rater, token_sha256(session)) if session else None
+
+    async def _asked(self, request: Request) -> tuple[Rater, dict[str, str]]:
+        """Whose request it is and its form. 401 without a session, 403 when the form is not one of this session's pages."""
+        rater = await self._rater(request)
+        if rater is None:
+            raise HTTPException(401, "接続の期限が切れました。お手元のリンクをもう一度開いてください。")
+        form = await _form(request)
+        if not hmac.compare_digest(form.get("form", "").encode(), self._form_token(request).encode()):
+            raise HTTPException(403, "画面が古くなっています。読み込み直してください。")
+        return rater, form
+
+    def _ratings(self, form: dict[str, str], total: int) -> tuple[int, dict[str, int], dict[str, int]]:
+        """Position, scores and what the page believed to be saved; 422 for anything that is not on the scale."""
+        points = {str(p): p for p in self.project.points}
+        known = {"form", "position", "next", *self.project.criteria, *(f"was_{c}" for c in self.project.criteria)}
+        positions = {str(p): p for p in range(total)}
+        faults = [k for k in form if k not in known] + ([] if form.get("position") in positions else ["position"])
+        named = {c: form[c] for c in self.project.criteria if c in form}
+        was = {c: form[f"was_{c}"] for c in self.project.criteria if form.get(f"was_{c}")}
+        faults += [c for c, score in [*named.items(), *was.items()] if score not in points]
+        if faults or form.get("next", "1") != "1":
+            raise HTTPException(422, f"受け取れない値です: {', '.join(faults) or 'next'}"[:200])
+        scores, believed = ({c: points[s] for c, s in given.items()} for given in (named, was))
+        return positions[form["position"]], scores, believed
+
+    def _show(self, request: Request, kind: str, rater: Rater | None = None, status=200, headers=None, **values: Any) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        html = self.template.render(
+            kind=kind,
+            rater=rater,
+            nonce=nonce,
+            form=self._form_token(request),
+            style=self.style,
+            script=self.script,
+            texts=self.project.texts,
+            criteria={c: self.project.texts["criteria"][c] for c in self.project.criteria},
+            points=list(self.project.points),
+            **values,
+        )
+        return HTMLResponse(html, status, {"Content-Security-Policy": POLICY.format(nonce), **(headers or {})})
+
+    def _form_token(self, request: Request) -> str:
+        """Follows from the session's cookie, which no page and no other site can read."""
+        session = request.cookies.get(self._cookie(request), "")
+        return hmac.new(session.encode(), b"form", hashlib.sha256).hexdigest()
+
+    def _secure(self, request: Request) -> bool:
+        return self.tls or request.url.scheme == "https"
+
+    def _cookie(self, request: Request) -> str:
+        return "__Host-rater" if self._secure(request) else "rater"
+
+
+def _ended(rater: Rater) -> str:
+    return "withdrawn" if rater.withdrawn else "refused" if rater.consent == "refused" else ""
+
+
+def _to_home() -> Response:
+    return RedirectResponse("/", 303)
+
+
+def _told(outcome: Outcome) -> Response:
+    body = {"position": outcome.position, "saved": outcome.saved, "message": MESSAGES.get(outcome.status, "")}
+    return JSONResponse(body, {"saved": 200, "incomplete": 422}.get(outcome.status, 409))
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form of ours; 403 from other sites, 413 when too long, 400 when a field comes twice or is no text."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HTTPException(403, "ほかのサイトからの要求は受け付けません。")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_BODY:
+            raise HTTPException(413, "長すぎます。")
+    try:
+        fields = parse_qs(
+            body.decode("ascii"), keep_blank_values=True, strict_parsing=bool(body), errors="strict", max_num_fields=20
+        )
+    except ValueError:
+        raise HTTPException(400, "読み取れません。") from None
+    if any(len(values) > 1 for values in fields.values()):
+        raise HTTPException(400, "同じ欄が二つあります。")
+    return {name: values[0] for name, values in fields.items()}
