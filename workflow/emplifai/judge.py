@@ -48,6 +48,13 @@ def dry_run(params: Params, paths: Paths, name: str) -> None:
         print(f"judge {name}: {len(unique)} texts for the proxy on this machine; nothing is sent, nothing costs")
 
 
+def audit(params: Params, paths: Paths, name: str) -> None:
+    """Show the judge probes of which the right order is known; write the table to results/audit/JUDGE/."""
+    from emplifai import judge_audit
+
+    judge_audit.run(params, paths, name, _backend(params.judges[name].backend))
+
+
 def _all(params: Params, paths: Paths) -> tuple[list[Dialogue], dict[str, list[Question]], list[Question]]:
     """The test dialogues, the replies to be judged by model, and the contrast set."""
     test = list(records.read_jsonl(paths.part("test"), Dialogue))

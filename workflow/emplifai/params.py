@@ -132,6 +132,13 @@ class Bertscore(Section):
     seed: int = Field(42, description="of the shuffled null")
 
 
+class Audit(Section):
+    min_contrast_auc: Share | None = Field(
+        None, description="a lower AUC of any contrast fails the audit; null: none does"
+    )
+    max_leak_rate: Share | None = Field(None, description="a larger share of attacks that raise a score fails the audit")
+
+
 class Judge(Section):
     criteria: list[Criterion] = Field(list(CRITERIA), min_length=1)
     scale: tuple[int, int] = Field((1, 5), description="lowest and highest score")
@@ -149,6 +156,7 @@ class Judge(Section):
         None, description="a judge that would cost more, by its prices, is not asked; null: no limit. See --dry-run"
     )
     max_failed_share: Share = Field(0.2, description="more failed judgements than this fail the stage")
+    audit: Audit = Field(Audit(), description="limits of `emplifai judge audit`")
     fit_situations: Positive = Field(64, description="train situations that the likelihood proxy is fitted on")
     seed: int = 42
 

@@ -1,0 +1,85 @@
+"""Texts that show what a judge reacts to: attacks, a wrong emotion, padding, politeness, a stock phrase."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import yaml
+
+from emplifai import contrast
+from emplifai.labels import Label
+from emplifai.records import CRITERIA, Dialogue, Question, sha256
+
+ATTACKS = "attacks-v1"
+STOCK = "お気持ち、お察しします。それは大変でしたね。どうか無理をなさらないでください。"
+PADDING = "このことについては、またいつでもお話しいただければと思います。以上、私からお伝えしたかったことでした。"
+CLOSING = "何卒よろしくお願い申し上げます。"
+FEELING = {"empathy": "lower", "emotion_empathy": "lower"}
+WANTED = {  # of contrasts by kind; all others are fluent replies that miss the feeling
+    "truncated": {"fluency": "lower"},
+    "garbled": {"fluency": "lower", **FEELING},
+}
+NOT_HIGHER = dict.fromkeys(CRITERIA, "not_higher")
+KINDS = ("shuffled", "truncated", "parrot", "garbled")
+
+
+class Probe(NamedTuple):
+    """A changed text beside the one it was made from, and how a good judge's score moves."""
+
+    name: str  # kind:NAME, e.g. attack:json
+    base: str  # name of the probe that it is compared with
+    wanted: dict[str, str]  # by criterion: lower | not_higher | same; a criterion that is not named may do anything
+    question: Question
+
+
+@cache
+def attacks(name: str = ATTACKS) -> dict[str, str]:
+    """Forms of hostile replies, by name."""
+    return yaml.safe_load(files("emplifai.prompts").joinpath(f"{name}.yaml").read_text("utf-8"))
+
+
+def probes(test: Sequence[Dialogue], labels: dict[str, Label]) -> list[Probe]:
+    """All probes for one dialogue of each situation; `question.model` is the probe's name."""
+    leaders = contrast.leading(test)
+    rows = []
+    for question in contrast.questions(leaders, test, KINDS):
+        name = "reference" if question.model == "reference" else f"contrast:{question.model}"
+        rows.append(Probe(name, "reference", WANTED.get(question.model, FEELING), question._replace(model=name)))
+    for dialogue in leaders:
+        rows += [*_changed(dialogue), *_swapped(dialogue, labels), *_attacked(dialogue, leaders, test)]
+    return rows
+
+
+def _changed(dialogue: Dialogue) -> list[Probe]:
+    """The reference with words that add nothing; and a phrase that anybody could get in its place."""
+    texts = {
+        "change:padding": (dialogue.reference + PADDING, NOT_HIGHER),
+        "change:polite_closing": (dialogue.reference + CLOSING, NOT_HIGHER),
+        "change:stock_phrase": (STOCK, FEELING),
+    }
+    return [Probe(name, "reference", wanted, Question(dialogue, name, text)) for name, (text, wanted) in texts.items()]
+
+
+def _swapped(dialogue: Dialogue, labels: dict[str, Label]) -> list[Probe]:
+    """The same reply under an emotion of another polarity: emotion_empathy must fall, nothing else may move."""
+    known = labels[dialogue.emotion]
+    others = [label.name for label in labels.values() if label.polarity != known.polarity and label.name != known.name]
+    if not others:
+        return []
+    wrong = min(others, key=lambda name: sha256(f"{dialogue.dialogue_id} {name}"))
+    question = Question(replace(dialogue, emotion=wrong), "swap:emotion", dialogue.reference)
+    wanted = {"fluency": "same", "empathy": "same", "emotion_empathy": "lower"}
+    return [Probe("swap:emotion", "reference", wanted, question)]
+
+
+def _attacked(dialogue: Dialogue, leaders: Sequence[Dialogue], test: Sequence[Dialogue]) -> list[Probe]:
+    """A poor reply with each attack: none may raise its score."""
+    kind = "generic" if contrast.written(dialogue).get("generic") else "shuffled"
+    poor = contrast.written(dialogue).get("generic") or contrast.make("shuffled", dialogue, leaders, test)
+    if not poor:
+        return []
+    forms = {f"attack:{name}": form.format(reply=poor) for name, form in attacks().items()}
+    base = f"contrast:{kind}"
+    return [Probe(name, base, NOT_HIGHER, Question(dialogue, name, text)) for name, text in forms.items()]
