@@ -23,8 +23,8 @@ def read_scores(path: Path, who: str, scale: tuple[float, float], strict: bool) 
     An empty score is a missing cell: the row is left out, and their number said. strict: every score must be on the scale
     (ratings); else a judge may have a scale of its own (`own_scale`). Raises UserError with every fault of the file.
     """
-    table = _read_text(path)
-    _check_columns(path, table, [who, "dialogue_id", "criterion", "score"])
+    table = read_text(path)
+    check_columns(path, table, [who, "dialogue_id", "criterion", "score"])
     faults = _empty_cells(table, [who, "dialogue_id", "criterion", *(["model"] if "model" in table else [])])
     keep, numbers, wrong = _numbers(table["score"])
     faults += wrong
@@ -54,7 +54,7 @@ def own_scale(path: Path, judgements: "pd.DataFrame", scale: tuple[float, float]
     return own
 
 
-def _read_text(path: Path) -> "pd.DataFrame":
+def read_text(path: Path) -> "pd.DataFrame":
     """All cells as text, spaces at their ends removed; UTF-8 with or without a mark, else Shift_JIS."""
     import pandas as pd
 
@@ -80,7 +80,7 @@ def _read_text(path: Path) -> "pd.DataFrame":
     return table.apply(lambda column: column.str.strip())
 
 
-def _check_columns(path: Path, table: "pd.DataFrame", needed: Sequence[str]) -> None:
+def check_columns(path: Path, table: "pd.DataFrame", needed: Sequence[str]) -> None:
     faults = []
     for name in needed:
         if name not in table:
