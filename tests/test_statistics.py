@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
-from emplifai.raters import widen
+from emplifai.panel import Panel
+from emplifai.raters import raters_share, widen
 from emplifai.statistics import (
     alt_test,
     bootstrap,
@@ -441,3 +442,33 @@ def test_shrinkage_draws_noise_together_and_leaves_signal():
 def test_a_measure_is_its_sums():
     assert Measure(np.ones((3, 1)), lambda sums: sums[:, 0]).estimate() == 3
     assert json.dumps(correlation.pearson(*drawn(0, 9, 0, 0)).estimate())
+
+
+# Coverage: the interval holds the truth as often as it says
+
+
+def study(rng: np.random.Generator, situations: int, people: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ratings and judge on a 1 to 5 scale; replies of one situation hang together, raters differ in severity."""
+    cluster = np.repeat(np.arange(situations), 3)
+    quality = 0.6 * rng.normal(size=situations)[cluster] + 0.8 * rng.normal(size=len(cluster))
+    ratings = quality[:, None] + 0.4 * rng.normal(size=people) + 0.8 * rng.normal(size=(len(cluster), people))
+    judge = 0.7 * quality + 0.3 * rng.normal(size=situations)[cluster] + 0.7 * rng.normal(size=len(cluster))
+    return *(np.clip(np.rint(3 + v), 1, 5) for v in (ratings, judge)), cluster
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_a_planted_correlation_is_covered_at_the_nominal_rate(method):
+    truth = np.mean([planted(study(np.random.default_rng(k), 3000)).estimate() for k in range(20)])
+    covered = []
+    for seed in range(300):
+        ratings, judge, cluster = study(np.random.default_rng(1000 + seed), 40)
+        panel = Panel("empathy", pd.DataFrame(index=range(120)), list("abcde"), ratings, {"j": judge}, frozenset(), cluster)
+        found = bootstrap.replicate(planted((ratings, judge, cluster)), cluster, 500, seed)
+        wider = raters_share(panel, lambda p: correlation.spearman(p.judges["j"], p.human), found.drawn)
+        low, high = (widen(found.estimate, end, wider, True) for end in bootstrap.interval(found, 0.95, method))
+        covered.append(low <= truth <= high)
+    assert 0.925 <= np.mean(covered) <= 0.985  # two standard errors below, the raters' share above
+
+
+def planted(made: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Measure:
+    return correlation.spearman(made[1], made[0].mean(1))

@@ -1,12 +1,15 @@
 """One criterion's ratings and judgements, side by side: the items, their raters, their judges."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+
+GROUPS = 30  # of raters, left out one at a time
 
 
 @dataclass(frozen=True)
@@ -23,23 +26,34 @@ class Panel:
     samples: dict[str, np.ndarray] = field(default_factory=dict)  # (items, samples), of judges that answered more than once
     families: dict[str, str] = field(default_factory=dict)  # of judges, for self-preference
 
-    @property
+    @cached_property
     def count(self) -> np.ndarray:
         """Ratings an item, (items,)."""
         return np.isfinite(self.ratings).sum(1)
 
-    @property
+    @cached_property
     def human(self) -> np.ndarray:
         """Mean of the raters, (items,)."""
         with np.errstate(invalid="ignore"):
             return np.where(self.count > 0, np.nansum(self.ratings, 1) / self.count, np.nan)
 
-    @property
+    @cached_property
     def median(self) -> np.ndarray:
         """Median of the raters, the lower one of an even number, (items,)."""
         order = np.sort(self.ratings, 1)  # NaN last
         middle = np.maximum(self.count - 1, 0) // 2
         return order[np.arange(len(order)), middle] if order.shape[1] else np.full(len(order), np.nan)
+
+    @cached_property
+    def left_out(self) -> list["Panel"]:
+        """The panel without one rater at a time; of many raters, without one of 30 groups."""
+        group = np.arange(len(self.raters)) % GROUPS
+        return [self._without(group == g) for g in np.unique(group)]
+
+    def _without(self, gone: np.ndarray) -> "Panel":
+        raters = [r for r, g in zip(self.raters, gone, strict=True) if not g]
+        rest = replace(self, ratings=self.ratings[:, ~gone], raters=raters)
+        return rest.of((rest.count > 0) | (self.count == 0))
 
     def of(self, keep: np.ndarray) -> "Panel":
         """The items of a mask; clusters and raters without any of them drop out."""

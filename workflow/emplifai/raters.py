@@ -8,7 +8,6 @@ bootstrap counts the noise of a single rating three times (Owen 2007, "The pigeo
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,16 +15,14 @@ from emplifai.panel import Panel
 from emplifai.statistics.bootstrap import Measure
 
 FEWEST = 5  # raters: fewer say nothing about other people
-GROUPS = 30
 
 
 def raters_share(panel: Panel, measure: Callable[[Panel], Measure], drawn: np.ndarray) -> float:
     """By how much the raters widen the interval of a statistic: 1 or more. drawn: the statistic over resampled clusters."""
-    raters, drawn = len(panel.raters), drawn[np.isfinite(drawn)]
-    if raters < FEWEST or len(drawn) < 2 or drawn.var() < 1e-18:
+    drawn = drawn[np.isfinite(drawn)]
+    if len(panel.raters) < FEWEST or len(drawn) < 2 or drawn.var() < 1e-18:
         return 1.0
-    group = np.arange(raters) % GROUPS
-    left = np.array([measure(_without(panel, group == g)).estimate() for g in np.unique(group)])
+    left = np.array([measure(rest).estimate() for rest in panel.left_out])
     left = left[np.isfinite(left)]
     if len(left) < FEWEST:
         return 1.0
@@ -41,9 +38,3 @@ def widen(estimate: float, end: float | None, wider: float, bounded: bool) -> fl
         return estimate + (end - estimate) * wider
     centre, there = np.arctanh(np.clip([estimate, end], -0.999999, 0.999999))
     return float(np.tanh(centre + (there - centre) * wider))
-
-
-def _without(panel: Panel, gone: np.ndarray) -> Panel:
-    ratings = panel.ratings[:, ~gone]
-    rest = replace(panel, ratings=ratings, raters=[r for r, g in zip(panel.raters, gone, strict=True) if not g])
-    return rest.of((rest.count > 0) | (panel.count == 0))

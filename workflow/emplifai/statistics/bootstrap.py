@@ -77,11 +77,14 @@ class Replicates(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def draw(clusters: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample holds each cluster: (resamples, clusters), float32.
+    """How often each resample holds each cluster: (resamples, clusters), float32 where there are many.
 
     The draws are those of scipy.stats.bootstrap with numpy.random.default_rng(seed).
     """
-    rng, counts = np.random.default_rng(seed), np.empty((resamples, clusters), np.float32)
+    rng, counts = (
+        np.random.default_rng(seed),
+        np.empty((resamples, clusters), float if resamples * clusters < CELLS else np.float32),
+    )
     step = max(1, CELLS // max(clusters, 1))
     for start in range(0, resamples, step):
         rows = rng.integers(0, clusters, (min(step, resamples - start), clusters))
@@ -185,7 +188,11 @@ def cluster_sums(features: Any, cluster: np.ndarray, clusters: int) -> Any:
 
 
 def _weighted(counts: np.ndarray, sums: Any) -> np.ndarray:
-    return counts.astype(float) @ sums if isinstance(sums, np.ndarray) else (sums.T @ counts.T.astype(float)).T
+    return (
+        counts.astype(float, copy=False) @ sums
+        if isinstance(sums, np.ndarray)
+        else (sums.T @ counts.T.astype(float, copy=False)).T
+    )
 
 
 def _dense(sums: Any) -> np.ndarray:
