@@ -25,7 +25,9 @@ def arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _action(actions, name: str, text: str) -> argparse.ArgumentParser:
-    return actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    action.add_argument("--params", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="default: params.yaml")
+    return action
 
 
 def _new(actions) -> None:
