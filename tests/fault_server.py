@@ -105,6 +105,8 @@ class FaultServer:
             return self._drop(handler)
         elif fault == "429":
             return _send(handler, 429, {"error": {"message": "slow down"}}, {"Retry-After": "1"})
+        elif fault == "429 now":
+            return _send(handler, 429, {"error": {"message": "slow down"}}, {"Retry-After": "0.05"})
         elif fault == "429 date":
             return _send(handler, 429, {"error": {"message": "slow down"}}, {"Retry-After": "Thu, 01 Jan 2099 00:00:00 GMT"})
         elif fault == "500":
@@ -121,6 +123,8 @@ class FaultServer:
             return _send(handler, 200, {"choices": []})
         elif fault == "cut body":
             return _send(handler, 200, json.dumps(self._completion(body, "x"))[:40])
+        elif fault == "cut off":
+            return self._cut_off(handler)
         elif fault == "refusal":
             return _send(handler, 200, self._completion(body, None, refusal="I cannot rate this."))
         elif fault == "no response_format" and "response_format" in body:
@@ -145,6 +149,14 @@ class FaultServer:
     def _drop(self, handler) -> None:
         handler.close_connection = True
         handler.connection.close()
+
+    def _cut_off(self, handler) -> None:
+        """Half of the body that the header promised, then the end of the connection."""
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b'{"choices": [{"mess')
+        handler.close_connection = True
 
     def _drip(self, handler) -> None:
         """A byte every tenth of a second: a read never times out, the answer never ends."""

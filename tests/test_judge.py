@@ -222,6 +222,7 @@ def test_transport_failures_are_errors_and_are_asked_again(study, call):
         call("judge", "--judge", "llm")
         failed = [j for j in judgements(study, "tuned") if j.status == "error"]
         assert len(failed) == 3 and {j.raw for j in failed} == {"server: HTTP 500: out of memory"}
+        assert json.loads((study / "results/judge/llm/metrics.json").read_text())["error.server"] == 3
         server.faults = lambda n, body: None
         asked = len(server.bodies)
         call("judge", "--judge", "llm")

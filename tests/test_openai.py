@@ -1,6 +1,8 @@
 """The client for OpenAI-compatible servers: what it sends, and what becomes of every way in which a server fails."""
 
+import hashlib
 import socket
+import threading
 import time
 from collections import Counter
 
@@ -42,6 +44,36 @@ def test_identical_requests_are_asked_once():
         answers = openai.complete(requests(3) * 5, openai.Endpoint("judges.j", server.url, "m"), LIMITS)
     assert len(server.bodies) == 3 and len(answers) == 15
     assert [a.text for a in answers[:3]] * 5 == [a.text for a in answers]
+
+
+def test_in_a_storm_every_request_ends_once_answered_or_failed_with_its_reason():
+    """64 in flight; four of ten tries fail, in ways drawn by the prompt and its try."""
+    tries, lock = Counter(), threading.Lock()
+    kinds = ["429 now", "500", "drop", "cut body", "no json", "body schema", "cut off"]
+
+    def storm(n, body):
+        prompt = body["messages"][0]["content"]
+        with lock:
+            tries[prompt] += 1
+            draw = int(hashlib.sha256(f"{prompt} {tries[prompt]}".encode()).hexdigest(), 16) % 1000
+        return kinds[draw % len(kinds)] if draw < 400 else None
+
+    seen = []
+    with FaultServer(faults=storm) as server:
+        answers = openai.complete(
+            requests(1000),
+            openai.Endpoint("judges.j", server.url, "m"),
+            openai.Limits(max_in_flight=64, timeout=10, attempts=4, deadline=60),
+            lambda index, answer: seen.append(index),
+        )
+    assert sorted(seen) == list(range(1000))
+    for k, answer in enumerate(answers):
+        if answer.status == "ok":
+            assert answer.text == f'{{"rationale": "理由です。", "score": {score_of(f"質問{k}")}}}'
+        else:
+            assert answer.text == "" and answer.error.partition(":")[0] in ("server", "connection", "schema", "rate_limit")
+    failed = sum(a.status == "error" for a in answers)
+    assert 0 < failed < 60  # 0.4 ** 4 of them, a little less as waits that the server asks for are no tries
 
 
 def test_no_requests_no_connection():

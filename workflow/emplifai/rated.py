@@ -18,13 +18,14 @@ def metrics(
 ) -> dict[str, float | int | None]:
     """Flat numbers. told: judgements by model; shown: those of the contrast set, `model` being its kind.
 
-    Keys: CRITERION.asked|ok|unparsed|refused|error|empty|failed_share; contrast.KIND.CRITERION.auc (reference above kind);
-    mean.MODEL.CRITERION; reference_above.MODEL.CRITERION (share of dialogues, ties half), each with _low, _high and _n.
+    Keys: input_tokens, output_tokens, cost_usd; error.KIND; CRITERION.asked|ok|unparsed|refused|error|empty|failed_share;
+    contrast.KIND.CRITERION.auc (reference above kind); mean.MODEL.CRITERION; reference_above.MODEL.CRITERION (share of
+    dialogues, ties half); the last three each with _low, _high and _n.
     """
     every = [*shown, *(j for rows in told.values() for j in rows)]
     situations = {d.dialogue_id: d.situation_id for d in test}
     resampling = (params.correlate.confidence, params.correlate.resamples, params.correlate.seed)
-    numbers: dict[str, float | int | None] = {**_usage(every)}
+    numbers: dict[str, float | int | None] = {**_usage(every), **_errors(every)}
     for criterion in sorted({j.criterion for j in every}):
         numbers |= _failures(criterion, [j for j in every if j.criterion == criterion])
         kinds = _scores(j for j in shown if j.criterion == criterion)
@@ -56,6 +57,12 @@ def _usage(judgements: Sequence[Judgement]) -> dict[str, float | int]:
         "output_tokens": sum(j.output_tokens or 0 for j in paid),
         "cost_usd": round(sum(j.cost_usd or 0 for j in paid), 6),
     }
+
+
+def _errors(judgements: Sequence[Judgement]) -> dict[str, int]:
+    """How many answers did not come, by kind: timeout, rate_limit, server, ..."""
+    kinds = Counter(j.raw.partition(":")[0] for j in asked(judgements) if j.status == "error")
+    return {f"error.{kind}": count for kind, count in sorted(kinds.items())}
 
 
 def _failures(criterion: str, judgements: Sequence[Judgement]) -> dict[str, float | int | None]:

@@ -101,10 +101,11 @@ def _ask(
     items: Sequence[Item], endpoint: openai.Endpoint, name: str, judge: JudgeModel, params: Params, cache: Cache
 ) -> dict[str, Answer]:
     """Ask the items; return the failures of the transport by key."""
-    settings, failed = params.judge, {}
+    settings, failed, seconds = params.judge, {}, []
     with Progress(f"judge {name}", len(items), "answers") as progress:
 
         def keep(index: int, got: Answer) -> None:
+            seconds.append(got.seconds)
             progress.add()
             if got.status == "error":
                 failed[items[index].key] = got
@@ -119,7 +120,16 @@ def _ask(
             tokens_per_minute=judge.tokens_per_minute,
         )
         openai.complete([item.request for item in items], endpoint, limits, keep)
+        progress.note = _latency(seconds)
     return failed
+
+
+def _latency(seconds: Sequence[float]) -> str:
+    """How long answers took, for the log: times are not reproducible, so they stand in no table."""
+    if len(taken := sorted(s for s in seconds if s)) < 2:
+        return ""
+    at = [taken[round(share * (len(taken) - 1))] for share in (0.5, 0.95, 1)]
+    return f"an answer took {at[0]:.2f} s (median), {at[1]:.2f} s (95%), {at[2]:.2f} s (longest)"
 
 
 def _lean(got: Answer, request: Request, name: str) -> Answer:
