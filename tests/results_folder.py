@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 
 from conftest import ROOT
+from emplifai import records
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Judgement, Reply, Score, Turn, digest, sha256, write_csv, write_json, write_jsonl
@@ -57,7 +58,8 @@ def write(params: Params, paths: Paths, emotions: int = 4, hostile: dict[str, st
 
 def record(params: Params, paths: Paths, stage: str, name: str = "") -> None:
     values = params.section(stage)
-    row = {"stage": stage, "name": name, "params": values, "params_sha256": digest(values), "inputs": {}}
+    inputs = {str(p): records.file_sha256(p) for p in map(paths.part, ("train", "dev"))} if stage == "finetune" else {}
+    row = {"stage": stage, "name": name, "params": values, "params_sha256": digest(values), "inputs": inputs}
     row |= {"git": {"commit": "0" * 40, "dirty": False}, "emplifai": "0.1.0", "python": "3.11.7", "packages": {"numpy": "2.0"}}
     row |= {"command": ["emplifai", stage], "host": "here", "started": 1.7e9, "seconds": 1.5, "device": "cpu"}
     write_json(paths.record(stage, name), row)

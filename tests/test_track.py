@@ -1,0 +1,291 @@
+"""`emplifai track`: everything there once, brought back when lost, and never in the way of work."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+import results_folder
+from conftest import BIN, ROOT, environment
+from emplifai import journal, track
+from emplifai.paths import Paths
+
+JOBS = 7 + 1 + 1 + 4 + 1  # models that answer, the tuned one, the judge, validate, split, bertscore, correlate; the report
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A database with MLflow's tables and nothing in them: they take longer to make than all else."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    code = "import sys, mlflow; mlflow.MlflowClient(sys.argv[1]).search_experiments()"
+    subprocess.run([sys.executable, "-c", code, f"sqlite:///{path}"], env=environment(), check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture
+def project(fresh, empty_database) -> Path:
+    """Results of every stage, and a database with nothing in it."""
+    shutil.copy(empty_database, fresh / "mlflow.db")
+    return fresh
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch) -> Path:
+    """A folder with fabricated results of every stage."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    params = results_folder.project(folder, yaml.safe_load((ROOT / "params.yaml").read_text()))
+    monkeypatch.chdir(folder)
+    results_folder.write(params, Paths(), emotions=2)
+    report = Paths().stage("report")
+    (report / "figures").mkdir(parents=True)
+    (report / "index.html").write_text("<!doctype html><title>report</title>")
+    (report / "figures/loss.svg").write_text("<svg/>")
+    results_folder.record(params, Paths(), "report")
+    return folder
+
+
+def call(folder: Path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [BIN / "emplifai", "track"], cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def runs(folder: Path) -> list[dict]:
+    """All runs of the experiment, read by MLflow's own client from a copy of the database."""
+    import mlflow
+
+    copy = folder.parent / f"read-{time.monotonic_ns()}.db"
+    shutil.copy(folder / "mlflow.db", copy)
+    client = mlflow.MlflowClient(f"sqlite:///{copy}")
+    experiment = client.get_experiment_by_name("emplifai").experiment_id
+    return [_plain(client, r) for r in client.search_runs([experiment], max_results=1000)]
+
+
+def _plain(client, run) -> dict:
+    info, data = run.info, run.data
+    curve = client.get_metric_history(info.run_id, "history.loss") if "history.loss" in data.metrics else []
+    return {
+        "id": info.run_id,
+        "name": info.run_name,
+        "status": info.status,
+        "start": info.start_time,
+        "end": info.end_time,
+        "tags": dict(data.tags),
+        "params": data.params,
+        "metrics": data.metrics,
+        "data": [(d.dataset.name, d.dataset.digest, d.tags[0].value) for d in run.inputs.dataset_inputs],
+        "files": sorted(f.path for f in client.list_artifacts(info.run_id)),
+        "curve": len(curve),
+    }
+
+
+def comparable(found: list[dict]) -> list[dict]:
+    """Runs without what MLflow draws anew: ids."""
+    drop = ("mlflow.parentRunId", "mlflow.note.content")
+    kept = [
+        r | {"id": "", "tags": {k: v for k, v in r["tags"].items() if k not in drop and not k.startswith("reused.")}}
+        for r in found
+    ]
+    return sorted(kept, key=lambda r: r["tags"]["emplifai.key"])
+
+
+def rerun(project: Path, stage: str, name: str = "") -> None:
+    """A stage ran again: its run.json is another."""
+    path = Paths(results=project / "results").record(stage, name)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"started": values["started"] + 100}))
+
+
+def test_all_of_a_pipeline_is_there_and_a_second_time_adds_nothing(project):
+    call(project)
+    first = runs(project)
+    parents = [r for r in first if r["tags"]["emplifai.kind"] == "pipeline"]
+    children = {r["name"]: r for r in first if r["tags"]["emplifai.kind"] == "job"}
+    assert len(parents) == 1 and len(children) == JOBS
+    assert {r["tags"]["mlflow.parentRunId"] for r in children.values()} == {parents[0]["id"]}
+    assert {r["status"] for r in first} == {"FINISHED"}
+    assert parents[0]["tags"]["params_sha256"] and parents[0]["tags"]["git_commit"] == "0" * 40
+    assert parents[0]["params"]["finetune.rank"] == "16"
+    assert parents[0]["metrics"]["bertscore.parrot_is_highest"] == 1
+    tuned = children["finetune/tuned"]
+    assert tuned["curve"] == 56 and tuned["metrics"]["dev_loss"] == 3.3 and tuned["metrics"]["run.seconds"] == 1.5
+    assert tuned["params"]["model.adapter"] == "finetune"
+    assert tuned["end"] - tuned["start"] == 1500
+    assert sorted(d[::2] for d in tuned["data"]) == [("dev", "dev"), ("train", "train")]
+    assert children["report"]["files"] == ["figures", "index.html", "run.json"]
+    assert children["generate/base"]["files"] == ["run.json", "samples.json"]
+    assert "all there already" in call(project).stderr
+    assert runs(project) == first
+
+
+@pytest.mark.slow
+def test_a_deleted_database_comes_back_with_pipelines_whose_results_are_overwritten(project):
+    call(project)
+    rerun(project, "judge", "proxy")
+    call(project)
+    before = comparable(runs(project))
+    assert len(before) == 2 + JOBS + 1
+    (project / "mlflow.db").unlink()
+    shutil.rmtree(project / "mlartifacts")
+    call(project)
+    assert comparable(runs(project)) == before
+
+
+@pytest.mark.slow
+def test_a_rerun_of_judge_adds_one_child_to_a_new_parent_that_links_the_rest(project):
+    call(project)
+    first = {r["id"] for r in runs(project)}
+    rerun(project, "judge", "proxy")
+    call(project)
+    new = [r for r in runs(project) if r["id"] not in first]
+    assert sorted(r["name"] for r in new if r["tags"]["emplifai.kind"] == "job") == ["judge/proxy"]
+    parent = next(r for r in new if r["tags"]["emplifai.kind"] == "pipeline")
+    links = {v for k, v in parent["tags"].items() if k.startswith("reused.")}
+    assert len(links) == JOBS - 1 and links < first
+    assert f"runs/{parent['tags']['reused.finetune.tuned']}" in parent["tags"]["mlflow.note.content"]
+
+
+def test_a_run_half_sent_is_completed(project):
+    """Killed between making a run and filling it: the next time goes on there."""
+    params, paths = track_setup(project)
+    pipeline = journal.take(params, paths)
+    tracker = connect(params, paths)
+    job = next(j for j in pipeline.jobs if j.title == "finetune/tuned")
+    parent = tracker._start(pipeline.key, "pipeline", pipeline.name, pipeline.start, {})
+    tracker._start(job.key, "job", job.title, job.start, {"mlflow.parentRunId": parent.run_id})
+    call(project)
+    found = runs(project)
+    assert len(found) == 1 + JOBS and {r["status"] for r in found} == {"FINISHED"}
+    assert next(r for r in found if r["name"] == "finetune/tuned")["curve"] == 56
+
+
+def track_setup(project):
+    from emplifai import params
+
+    return params.load(project / "params.yaml"), Paths()
+
+
+def connect(params, paths):
+    from emplifai import tracking
+
+    return tracking.Tracker(params.tracking, paths)
+
+
+@pytest.mark.slow
+def test_eight_at_once_make_one_database(fresh):
+    project = fresh
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: call(project, timeout=300), range(8)))
+    assert not any("warning" in d.stderr for d in done)
+    assert len(runs(project)) == 1 + JOBS
+
+
+def point_to(project: Path, uri: str) -> None:
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["tracking"]["uri"] = uri
+    (project / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+
+
+def test_a_dead_server_costs_a_warning_and_seconds_and_loses_nothing(project):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    point_to(project, f"http://user:secret@127.0.0.1:{port}")
+    started = time.monotonic()
+    done = call(project)
+    assert time.monotonic() - started < 30
+    assert done.stderr.count("warning:") == 1 and "emplifai track" in done.stderr
+    assert "Traceback" not in done.stderr and "secret" not in done.stderr
+    rerun(project, "judge", "proxy")  # what was not sent is overwritten meanwhile
+    point_to(project, "sqlite:///mlflow.db")
+    assert "2 pipeline run(s)" in call(project).stderr
+    assert len(runs(project)) == 2 + JOBS + 1
+
+
+def test_a_mute_server_costs_seconds(project):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+        threading.Thread(target=listen, args=(server, stop), daemon=True).start()
+        point_to(project, f"http://127.0.0.1:{server.getsockname()[1]}")
+        started = time.monotonic()
+        done = call(project)
+        stop.set()
+    assert time.monotonic() - started < 40
+    assert done.stderr.count("warning:") == 1
+
+
+def listen(server: socket.socket, stop: threading.Event) -> None:
+    """Take connections and say nothing."""
+    held, server_closed = [], False
+    while not stop.is_set() and not server_closed:
+        try:
+            server.settimeout(0.2)
+            held.append(server.accept()[0])
+        except TimeoutError:
+            continue
+        except OSError:
+            server_closed = True
+
+
+def test_a_broken_database_is_one_warning(project):
+    (project / "mlflow.db").write_text("not a database at all" * 100)
+    done = call(project)
+    assert done.stderr.count("warning:") == 1 and "Traceback" not in done.stderr
+    assert len(list((project / ".cache/tracking/pipelines").glob("*.json"))) == 1
+
+
+def test_nothing_there_yet(tmp_path):
+    results_folder.project(tmp_path, yaml.safe_load((ROOT / "params.yaml").read_text()))
+    assert "nothing in results/ yet" in call(tmp_path).stderr
+
+
+def test_urls_are_shown_without_passwords():
+    assert track.shown("see https://me:pa55@host:5000/x") == "see https://***@host:5000/x"
+
+
+@pytest.mark.slow
+def test_ui_serves_the_runs(project):
+    """`emplifai ui` is MLflow on loopback, over the database of params.yaml."""
+    import urllib.request
+
+    call(project)
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    server = subprocess.Popen([BIN / "emplifai", "ui"], cwd=project, env=environment(), **options)
+    try:
+        line = server.stderr.readline()
+        address = line.split()[2]
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        assert address.startswith("http://127.0.0.1:")
+        wait(f"{address}/health")
+        body = json.dumps({"experiment_ids": ["1"]}).encode()
+        ask = urllib.request.Request(f"{address}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"})
+        assert len(json.load(urllib.request.urlopen(ask))["runs"]) == 1 + JOBS
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(20)
+
+
+def wait(url: str, seconds: float = 90) -> None:
+    import urllib.request
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"{url}: no answer in {seconds} s")
