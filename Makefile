@@ -48,6 +48,7 @@ clean:
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo")'
 	$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --upgrade pip
 
 $(BIN)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing into .venv (some minutes; see README for sizes)"
