@@ -3,18 +3,21 @@
 import base64
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from emplifai.cache import Cache
+from emplifai.loss import is_plain_head
 from emplifai.progress import Progress
+from emplifai.prompt import encode, encode_piece
 from emplifai.records import digest
 
 STEP = 16  # tokens: rows are padded to a multiple of it
 BATCH_TOKENS = 2048  # of a batch on the processor
-HEAD_ROWS = 256  # tokens whose logits are there at once
+HEAD_ROWS = 1024  # tokens that go through the head at once, over TILE words at once: 16 MB of bfloat16
+TILE = 8192
 
 
 class Passage(NamedTuple):
@@ -46,6 +49,7 @@ class Reader:
 
     def __init__(self, model: Any, tokenizer: Any, layer: int, fingerprint: str, cache: Cache):
         self.model, self.tokenizer, self.layer, self.cache = model, tokenizer, layer, cache
+        self.plain_head = is_plain_head(model.requires_grad_(False))
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         self._key = [fingerprint, str(model.dtype), layer, STEP, BATCH_TOKENS]
 
@@ -53,71 +57,106 @@ class Reader:
         """Readings by passage. Each distinct passage that the cache lacks goes through the model once."""
         passages = list(dict.fromkeys(passages))
         keys = {p: digest([*self._key, *p]) for p in passages}
-        missing = [p for p in passages if keys[p] not in self.cache]
-        rows = [(p, *self.encode(p)) for p in missing]
-        for passage in (p for p, tokens, _ in rows if len(tokens) > self.longest):
-            self.cache.put(keys[passage], pack(UNREAD))
-        with Progress(what, len(missing), "texts") as progress:
-            for batch in _batches([row for row in rows if len(row[1]) <= self.longest]):
-                for passage, reading in zip((p for p, _, _ in batch), self._forward(batch), strict=True):
+        rows = [Row(p, *self.encode(p)) for p in passages if keys[p] not in self.cache]
+        for row in rows:
+            if len(row.ids) > self.longest:
+                self.cache.put(keys[row.passage], pack(UNREAD))
+        rows = [row for row in rows if len(row.ids) <= self.longest]
+        with Progress(what, len(rows), "texts") as progress:
+            for found in self._together(_batches(rows)):
+                for passage, reading in found:
                     self.cache.put(keys[passage], pack(reading))
-                progress.add(len(batch))
+                progress.add(len(found))
         return {p: unpack(self.cache.get(keys[p])) for p in passages}
 
     def encode(self, passage: Passage) -> tuple[list[int], int]:
         """Token ids of context and text, and where the text begins."""
-        chat = bool(getattr(self.tokenizer, "chat_template", None))  # a template writes the special tokens itself
-        before = self.tokenizer(passage.context, add_special_tokens=not chat).input_ids
-        return before + self.tokenizer(passage.text, add_special_tokens=False).input_ids, len(before)
+        before = encode([(passage.context, None)], self.tokenizer)[0]
+        return before + encode_piece(passage.text, self.tokenizer), len(before)
 
-    def _forward(self, rows: Sequence[tuple[Passage, list[int], int]]) -> list[Reading]:
+    def _together(self, batches: Iterable[list["Row"]]) -> Iterator[list[tuple[Passage, Reading]]]:
+        """The readings of a few batches at a time: the head is quickest on many tokens at once."""
+        seen: list[Seen] = []
+        for batch in batches:
+            seen += self._forward(batch)
+            if sum(len(s.targets) for s in seen) >= 4 * HEAD_ROWS or not any(s.row.passage.log_p for s in seen):
+                yield self._readings(seen)
+                seen = []
+        if seen:
+            yield self._readings(seen)
+
+    def _forward(self, batch: list["Row"]) -> list["Seen"]:
+        """One pass: what each row's text leaves behind."""
         import torch
 
-        width = _width(len(rows[0][1]))
+        width = _width(len(batch[0].ids))
         ids = torch.zeros((_height(width), width), dtype=torch.long)
-        for row, (_, tokens, _) in zip(ids, rows, strict=False):
-            row[: len(tokens)] = torch.tensor(tokens)
+        for line, row in zip(ids, batch, strict=False):
+            line[: len(row.ids)] = torch.tensor(row.ids)
         # The padding stands behind the text, where a causal model does not see it: no mask is needed.
+        read = getattr(self.model, self.model.base_model_prefix) if self.plain_head else self.model
         with torch.inference_mode():
-            body = self.model.get_decoder() if hasattr(self.model, "get_decoder") else self.model.base_model
-            out = body(input_ids=ids.to(self.model.device), use_cache=False, output_hidden_states=True)
-            log_p = self._log_p(out.last_hidden_state, rows)
+            out = read(input_ids=ids.to(self.model.device), use_cache=False, output_hidden_states=True)
+            ends = out.last_hidden_state if self.plain_head else out.logits
             states = out.hidden_states[self.layer].float().cpu().numpy()
         return [
-            Reading(len(tokens) - start, p, _summary(states[k, start : len(tokens)]) if passage.features else None)
-            for k, ((passage, tokens, start), p) in enumerate(zip(rows, log_p, strict=True))
+            Seen(
+                row,
+                row.ids[row.start :] if row.passage.log_p else [],
+                ends[k, row.start - 1 : len(row.ids) - 1] if row.passage.log_p else ends[k, :0],
+                _summary(states[k, row.start : len(row.ids)]) if row.passage.features else None,
+            )
+            for k, row in enumerate(batch)
         ]
 
-    def _log_p(self, hidden, rows) -> list[float | None]:
-        """Mean log-probability of each row's text; logits exist for HEAD_ROWS tokens at a time."""
+    def _readings(self, seen: list["Seen"]) -> list[tuple[Passage, Reading]]:
         import torch
 
-        wanted = [(k, tokens, start) for k, (p, tokens, start) in enumerate(rows) if p.log_p]
-        values: list[float | None] = [None] * len(rows)
-        if not wanted:
-            return values
-        states = torch.cat([hidden[k, start - 1 : len(tokens) - 1] for k, tokens, start in wanted])
-        targets = torch.tensor([t for _, tokens, start in wanted for t in tokens[start:]], device=states.device)
-        scores = torch.cat([self._chunk(s, t) for s, t in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)])
-        parts = scores.double().cpu().split([len(tokens) - start for _, tokens, start in wanted])
-        for (k, _, _), part in zip(wanted, parts, strict=True):
-            values[k] = float(part.mean())
-        return values
+        with torch.inference_mode():
+            targets = torch.tensor([t for s in seen for t in s.targets], device=self.model.device, dtype=torch.long)
+            ends = torch.cat([s.ends for s in seen])
+            parts = zip(ends.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+            values = torch.cat([self._log_p(e, t) for e, t in parts]).double().cpu() if len(targets) else targets.cpu()
+        means = [float(part.mean()) if len(part) else None for part in values.split([len(s.targets) for s in seen])]
+        return [
+            (s.row.passage, Reading(len(s.row.ids) - s.row.start, mean, s.features)) for s, mean in zip(seen, means, strict=True)
+        ]
 
-    def _chunk(self, states, targets):
-        """Log-probability of each target after its state; short chunks are filled up, so that all have one shape."""
+    def _log_p(self, ends, targets):
+        """Log-probability of each target. ends: [tokens, hidden] before a plain head, else [tokens, vocabulary] logits.
+
+        The vocabulary goes by in tiles that stay in the processor's cache, and all chunks have one shape.
+        """
         import torch
         from torch.nn.functional import pad
 
-        count = len(targets)
-        logits = self.model.get_output_embeddings()(pad(states, (0, 0, 0, HEAD_ROWS - count)))
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        values = []
-        for row, target in zip(logits[:count], targets, strict=True):  # a row stays in the processor's cache: half the time
-            row = row.float()
-            row = cap * (row / cap).tanh() if cap else row
-            values.append(row[target] - row.logsumexp(0))
-        return torch.stack(values)
+        if not self.plain_head:
+            logits = ends.float()
+            return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+        head = self.model.get_output_embeddings().weight
+        filled = pad(ends, (0, 0, 0, HEAD_ROWS - len(ends)))
+        logits = torch.empty(HEAD_ROWS, TILE, dtype=ends.dtype, device=ends.device)
+        norms = []
+        for tile in head.split(TILE):
+            part = torch.mm(filled, tile.T, out=logits) if len(tile) == TILE else filled @ tile.T
+            norms.append(torch.cat([rows.float().logsumexp(1) for rows in part.split(32)]))
+        found = (ends.float() * head[targets].float()).sum(1)
+        return found - torch.stack(norms).logsumexp(0)[: len(ends)]
+
+
+class Row(NamedTuple):
+    passage: Passage
+    ids: list[int]
+    start: int  # of the text, in ids
+
+
+class Seen(NamedTuple):
+    """A row after its pass: the ids whose probability is wanted, and the state (or logits) before each."""
+
+    row: Row
+    targets: list[int]
+    ends: Any
+    features: np.ndarray | None
 
 
 def _width(length: int) -> int:
@@ -128,11 +167,11 @@ def _height(width: int) -> int:
     return max(1, BATCH_TOKENS // width)
 
 
-def _batches(rows: list[tuple[Passage, list[int], int]]) -> Iterator[list[tuple[Passage, list[int], int]]]:
+def _batches(rows: list[Row]) -> Iterator[list[Row]]:
     """Rows of one padded length together, longest first."""
     shelves = defaultdict(list)
     for row in rows:
-        shelves[_width(len(row[1]))].append(row)
+        shelves[_width(len(row.ids))].append(row)
     for width in sorted(shelves, reverse=True):
         shelf = shelves[width]
         for k in range(0, len(shelf), _height(width)):
