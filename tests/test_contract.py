@@ -1,5 +1,6 @@
 """One name per stage everywhere, and both engines plan the same."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -172,3 +173,20 @@ def test_the_parameter_reference_is_up_to_date():
 
     page = runpy.run_path(str(ROOT / "docs/make.py"))["page"]()
     assert (ROOT / "docs/params.md").read_text("utf-8") == page, "run: python docs/make.py"
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(run, project, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small]).returncode:
+        assert not os.environ.get("EMPLIFAI_REQUIRE_ALL"), "needs root, to mount a small file system"
+        pytest.skip("needs root, to mount a small file system")
+    try:
+        done = run("emplifai", "validate", "--out", small, ok=False)
+        left = [f.name for f in small.rglob("*")]
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert done.returncode == 2
+    assert "no space left" in done.stderr and "then give the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [name for name in left if "partial" in name or name == "dialogues.jsonl"]
