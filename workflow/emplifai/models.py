@@ -82,7 +82,9 @@ def _convert(module, out: Path) -> None:
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

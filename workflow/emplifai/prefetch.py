@@ -8,7 +8,7 @@ from emplifai.errors import UserError
 from emplifai.params import Params
 from emplifai.paths import Paths
 
-NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*"]
+NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py", "tokenizer*"]
 
 
 def run(params: Params, paths: Paths) -> None:
