@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -163,7 +163,13 @@ def atomic(path: Path, mode: str = "w") -> Iterator[Any]:
 
 
 def dumps(record: Any) -> str:
-    return json.dumps(asdict(record) if hasattr(record, "__dataclass_fields__") else record, ensure_ascii=False)
+    """JSON of a record or of any JSON value, dataclasses in it as objects."""
+    return json.dumps(record, ensure_ascii=False, default=_fields)
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """One level of a dataclass: dataclasses.asdict would copy all that lies below."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:

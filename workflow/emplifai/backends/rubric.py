@@ -8,7 +8,7 @@ import json
 import math
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -76,6 +76,20 @@ def _label(form: dict[str, Any], label: Label) -> str:
     return form["label"].format(ja=label.ja, en=label.name, definition=definition or label.ja) + "\n"
 
 
+class _Neutral(dict):
+    """What str.translate puts in a character's place."""
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        hidden = letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf")
+        self[code] = {"<": "＜", ">": "＞"}.get(letter, "" if hidden else letter)
+        return self[code]
+
+
+_NEUTRAL = _Neutral()
+
+
+@lru_cache(maxsize=4096)
 def fence(text: str) -> str:
     """The text as data. The fence's name is the text's digest: nobody can write a text that holds its own."""
     name = f"data-{sha256(text)[:8]}"
@@ -87,8 +101,7 @@ def neutral(text: str) -> str:
 
     < and > become full-width, as do the brackets of [INST] and the like; control and invisible format characters go.
     """
-    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))
-    text = text.replace("<", "＜").replace(">", "＞")
+    text = text.translate(_NEUTRAL)
     return re.sub(r"\[(/?[A-Z_]{3,})\]", r"［\1］", text)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emplifai.statistics.bootstrap import Interval
+from emplifai.statistics.bootstrap import Interval, draw
 
 
 def auc_interval(
@@ -33,8 +33,8 @@ def auc_interval(
     estimate = float(_auc(np.ones((1, len(names))), *table)[0])
     if len(names) < 2:
         return Interval(estimate, None, None, n, len(names))
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    drawn = np.concatenate([_auc(part, *table) for part in np.array_split(weights.astype(float), max(1, resamples // 200))])
+    weights = draw(len(names), resamples, seed)
+    drawn = np.concatenate([_auc(part, *table) for part in np.array_split(weights, max(1, resamples // 200))])
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
         return Interval(estimate, None, None, n, len(names))

@@ -40,18 +40,10 @@ def mean_interval(
     estimate = float(values.mean())
     if len(names) < 2:
         return Interval(estimate, None, None, len(values), len(names))
-    from scipy.stats import bootstrap
-
-    drawn = bootstrap(
-        (np.arange(len(names)),),
-        lambda rows, axis: sums[rows].sum(axis) / counts[rows].sum(axis),
-        confidence_level=confidence,
-        n_resamples=resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-        vectorized=True,
-    ).confidence_interval
-    return Interval(estimate, float(drawn.low), float(drawn.high), len(values), len(names))
+    drawn = draw(len(names), resamples, seed)
+    means = (drawn @ sums) / (drawn @ counts)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, float(low), float(high), len(values), len(names))
 
 
 class Measure(NamedTuple):

@@ -1,0 +1,158 @@
+"""Asking a judge on a server: emplifai against a loop over the `openai` package, and what a fully cached run takes.
+
+python benchmarks/judge_client.py [--questions 2000] [--in-flight 64] [--latency 0.5] [--rounds 3] [--cached 10000]
+
+The server is a process of its own that answers each request after the same latency, so no client can be faster than
+questions / in-flight x latency. Clients alternate; the median round counts. The peer is `openai.AsyncOpenAI` with a
+semaphore, as its README shows concurrency. The stage is run by its command, memory being the most it ever held.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from emplifai import records  # noqa: E402
+from emplifai.backends import openai as ours  # noqa: E402
+from emplifai.records import Dialogue, Reply, Turn, sha256  # noqa: E402
+from fault_server import FaultServer  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--questions", type=int, default=2000)
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--latency", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cached", type=int, default=10_000)
+    args = parser.parse_args()
+    with Server(args.latency) as url:
+        clients(url, args)
+    with Server(0.0) as url:
+        stage(url, args.cached)
+
+
+class Server:
+    """The well-behaved fault server in a process of its own."""
+
+    def __init__(self, latency: float):
+        self.latency = latency
+
+    def __enter__(self) -> str:
+        told, tell = multiprocessing.Pipe(duplex=False)
+        self.process = multiprocessing.get_context("spawn").Process(target=_serve, args=(tell, self.latency), daemon=True)
+        self.process.start()
+        return told.recv()
+
+    def __exit__(self, *_) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(tell, latency: float) -> None:
+    with FaultServer(latency=latency) as server:
+        tell.send(server.url)
+        while True:
+            time.sleep(60)
+            server.bodies.clear()
+
+
+def clients(url: str, args: argparse.Namespace) -> None:
+    asked = [{"messages": [{"role": "user", "content": f"質問{k}" * 100}], "max_tokens": 64} for k in range(args.questions)]
+    limit = args.questions / args.in_flight * args.latency
+    sides = {"emplifai": by_emplifai, "openai.AsyncOpenAI and a semaphore": by_openai}
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(args.rounds):
+        answers = {}
+        for name, side in sides.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            answers[name] = side(url, asked, args.in_flight)
+            taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+        first, *others = answers.values()
+        assert all(other == first for other in others), "the sides got different answers"
+    print(f"{args.questions} questions, {args.in_flight} in flight, {args.latency} s latency: limit {limit:.2f} s")
+    for name, rounds in taken.items():
+        wall, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"| {name} | {wall:.2f} s | {wall / limit:.3f} of the limit | {cpu:.2f} s CPU |")
+
+
+def by_emplifai(url: str, asked: list[dict], in_flight: int) -> list[str]:
+    limits = ours.Limits(max_in_flight=in_flight, timeout=60)
+    return [a.text for a in ours.complete(asked, ours.Endpoint("judges.bench", url, "m"), limits)]
+
+
+def by_openai(url: str, asked: list[dict], in_flight: int) -> list[str]:
+    from openai import AsyncOpenAI
+
+    async def all_of_them() -> list[str]:
+        async with AsyncOpenAI(base_url=url, api_key="none") as client:
+            gate = asyncio.Semaphore(in_flight)
+
+            async def one(body: dict) -> str:
+                async with gate:
+                    done = await client.chat.completions.create(model="m", **body)
+                return done.choices[0].message.content
+
+            return await asyncio.gather(*map(one, asked))
+
+    return asyncio.run(all_of_them())
+
+
+def stage(url: str, questions: int) -> None:
+    """`emplifai judge` twice over about `questions` questions of one model."""
+    work = Path(tempfile.mkdtemp())
+    try:
+        count = project(work, url, questions)
+        for name in ("first run", "fully cached run"):
+            started = time.perf_counter()
+            command = [Path(sys.executable).parent / "emplifai", "judge", "--judge", "llm"]
+            subprocess.run(command, cwd=work, check=True, stderr=subprocess.DEVNULL)
+            most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+            print(
+                f"| stage, {name} | {count} questions | {time.perf_counter() - started:.2f} s | at most {most:.0f} MiB |",
+                flush=True,
+            )
+    finally:
+        shutil.rmtree(work)
+
+
+def project(work: Path, url: str, questions: int) -> int:
+    """A study with one model; each dialogue asks for its reply and the reference on three criteria."""
+    lines = [json.loads(line) for path in sorted((ROOT / "data/corpus").glob("*.jsonl")) for line in path.open(encoding="utf-8")]
+    pairs = [(row, *pair) for row in lines for pair in row["dialogues"]]
+    test = []
+    for k in range(questions // 6):
+        row, patient, supporter = pairs[k % len(pairs)]
+        turns = [Turn("patient", f"{k}：{patient}"), Turn("supporter", supporter)]
+        test.append(Dialogue(f"d{k}", f"s{k // 4}", row["emotion"], None, row["situation"], turns))
+    replies = [Reply(d.dialogue_id, "m", "reply", 0, d.patient, "stop", "", "", sha256(d.patient)) for d in test]
+    for part in ("train", "dev", "test"):
+        records.write_jsonl(work / f"results/split/{part}.jsonl", test if part == "test" else [])
+    records.write_jsonl(work / "results/generate/m/reply.jsonl", replies)
+    params = {
+        "data": {"labels": str(ROOT / "data/labels.yaml")},
+        "judge": {"max_in_flight": 64},
+        "models": {"m": {"backend": "parrot"}},
+        "judges": {"llm": {"backend": "openai", "model": "m", "base_url": url}},
+    }
+    records.write_json(work / "params.yaml", params)  # JSON is YAML
+    os.sync()
+    dry = [Path(sys.executable).parent / "emplifai", "judge", "--judge", "llm", "--dry-run"]
+    said = subprocess.run(dry, cwd=work, check=True, capture_output=True, text=True).stdout
+    return int(said.split(" questions")[0].split()[-1])
+
+
+if __name__ == "__main__":
+    main()
