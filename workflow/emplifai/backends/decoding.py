@@ -4,7 +4,7 @@ Penalties count generated tokens only: a reply may take up the patient's words, 
 an item depends on its prompt, seed and sample only, not on the batch that it is in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -43,16 +43,20 @@ def write(
     samples: Sequence[int],
     decoding: Decoding,
     stops: frozenset[int],
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Written]:
-    """Continue each prompt (one batch) until a stop token or max_new_tokens; prompts and samples: equally long."""
+    """Continue each prompt (one batch) until a stop token or max_new_tokens; prompts and samples: equally long.
+
+    say: told at each token how far the batch is.
+    """
     import torch
 
     with torch.inference_mode():
-        rows = _decode(reader, prompts, samples, decoding, stops)
+        rows = _decode(reader, prompts, samples, decoding, stops, say)
     return [_read(row, tokenizer, stops) for row in rows]
 
 
-def _decode(reader, prompts, samples, decoding, stops) -> list[list[int]]:
+def _decode(reader, prompts, samples, decoding, stops, say) -> list[list[int]]:
     import torch
 
     drawn = [_uniforms(p, s, decoding) for p, s in zip(prompts, samples, strict=True)]
@@ -61,6 +65,7 @@ def _decode(reader, prompts, samples, decoding, stops) -> list[list[int]]:
     batch = reader.read(prompts)
     logits = batch.logits[:, -1]
     for step in range(decoding.max_new_tokens):
+        say(f"{len(alive)} texts at token {step + 1} of at most {decoding.max_new_tokens}")
         scores = penalise(logits.float(), [written[i] for i in alive], decoding)
         chosen = choose(scores, [drawn[i][step] for i in alive], decoding)
         for i, token in zip(alive, chosen, strict=True):

@@ -114,7 +114,8 @@ class Transformers:
 
         def compute(batch: list[int]) -> list[dict[str, Any]]:
             some = [rows[i] for i in batch]
-            written = decoding.write(self.reader, self.tokenizer, [r[2] for r in some], [r[3] for r in some], how, self._stops)
+            prompts, numbers = [r[2] for r in some], [r[3] for r in some]
+            written = decoding.write(self.reader, self.tokenizer, prompts, numbers, how, self._stops, self._say)
             return [w._asdict() for w in written]
 
         values = self._all(task, keys, [r[2] for r in rows], plan, compute)
@@ -175,6 +176,7 @@ class Transformers:
         if missing:
             self.reader.share(rows)
         with Progress(f"{self.name}: {what}", len(keys)) as progress:
+            self._say = lambda note: progress.add(0, note)
             progress.add(len(keys) - len(missing))
             for batch in batches.chunks(plan, missing):
                 try:
