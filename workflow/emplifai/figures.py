@@ -51,8 +51,11 @@ def japanese_font() -> str | None:
     return next((name for name in FONTS if name in installed), None)
 
 
-def draw(folder: Path, name: str, title: str, alt: str, size: tuple[float, float], paint: Callable[[Any], None]) -> Figure:
-    """Paint one figure and write NAME.svg and NAME.png (180 dpi, white ground). size: inches.
+def draw(
+    folder: Path, name: str, title: str, alt: str, size: tuple[float, float], paint: Callable[[Any], None], panels: int = 1
+) -> Figure:
+    """Paint one figure and write NAME.svg and NAME.png (180 dpi, white ground). size: inches. panels: side by side; with
+    more than one `paint` gets an array of axes.
 
     Text stays text in the SVG, the same input gives the same bytes.
     """
@@ -69,7 +72,7 @@ def draw(folder: Path, name: str, title: str, alt: str, size: tuple[float, float
         "grid.alpha": 0.25, "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "legend.frameon": False,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", sharey=True)
         try:
             paint(axes)
             folder.mkdir(parents=True, exist_ok=True)
@@ -161,5 +164,19 @@ def matrix(axes: Any, counts: np.ndarray, rows: Sequence[str], columns: Sequence
     axes.set_yticks(range(len(rows)), rows, fontsize=7)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    axes.grid(alpha=0.15)
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.6, label="dialogues")
     bar.ax.yaxis.get_major_locator().set_params(integer=True)
+
+
+def heat(
+    axes: Any, panels: dict[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], scale: tuple[float, float]
+) -> None:
+    """Means as colours on the declared scale, a panel each; a cell without a value is left open."""
+    for axis, (title, cells) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        image = axis.imshow(cells, cmap="cividis", aspect="auto", interpolation="nearest", vmin=scale[0], vmax=scale[1])
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        axis.set_yticks(range(len(rows)), rows, fontsize=7)
+        axis.grid(visible=False)
+    np.atleast_1d(axes)[0].figure.colorbar(image, ax=axes, shrink=0.6, label="mean score")

@@ -113,6 +113,12 @@ def judged(run: Evidence, judge: str, model: str, criterion: str) -> dict[str, f
     return _means((j.dialogue_id, j.score) for j in rows if j.criterion == criterion and j.dialogue_id in run.test)
 
 
+def mean_of(run: Evidence, scores: dict[str, float], emotion: str) -> float:
+    """Mean over the dialogues of one emotion; NaN where there is none."""
+    values = [v for i, v in scores.items() if run.test[i].emotion == emotion]
+    return float(np.mean(values)) if values else float("nan")
+
+
 def failures(run: Evidence, judge: str) -> Counter:
     """Judgements by status."""
     return Counter(j.status for rows in run.judgements[judge].values() for j in rows)
@@ -174,6 +180,15 @@ def in_hash_order(dialogues: Iterable[Dialogue], seed: Any = "report") -> list[D
     from emplifai.records import sha256
 
     return sorted(dialogues, key=lambda d: sha256(f"{seed} {d.dialogue_id}"))
+
+
+def human_means(run: Evidence) -> dict[tuple[str, str], list[tuple[str, float]]]:
+    """What the raters gave: criterion and mean, by dialogue and system."""
+    found: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
+    for row in run.items:
+        if row.get("human_mean"):
+            found[row["dialogue_id"], row["model"]].append((row["criterion"], float(row["human_mean"])))
+    return found
 
 
 def disagreement(run: Evidence) -> Callable[[str], float]:

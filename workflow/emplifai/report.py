@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import shutil
+from collections import defaultdict
 from importlib.resources import files
 from typing import Any
 
@@ -26,7 +27,14 @@ def run(params: Params, paths: Paths) -> None:
         parts = sections.all_sections(found, paths.figures)
         claims = verdict.claims(found)
         samples = sample_rows(found)
-        context = {"claims": claims, "sections": parts, "samples": samples, "costs": costs(found), "places": places(found)}
+        context = {
+            "rated": any(s["gap"] for s in samples),
+            "claims": claims,
+            "sections": parts,
+            "samples": samples,
+            "costs": costs(found),
+            "places": places(found),
+        }
         page = render(found, context)
         with atomic(paths.page) as file:
             file.write(page)
@@ -51,36 +59,55 @@ def sample_rows(run: Evidence) -> list[dict[str, Any]]:
     """Test dialogues with what each system answered: as many as report.samples, in an order that nobody chose."""
     from emplifai import findings
 
+    gap = findings.disagreement(run)
     chosen = findings.in_hash_order(run.test.values())[: run.params.report.samples]
     systems = [m for m in run.params.models if run.params.models[m].backend != "reference"]
-    scores = {m: findings.f1(run, m) for m in systems}
-    judged = {
-        (j, m, c): findings.judged(run, j, m, c) for j in run.params.judges for m in systems for c in findings.criteria(run, j)
-    }
+    beside = numbers(run, systems)
     return [
         {
             "dialogue": d,
             "label": run.labels.get(d.emotion),
-            "replies": [_reply(run, m, d.dialogue_id, scores, judged) for m in systems if d.dialogue_id in run.replies[m]],
+            "gap": gap(d.dialogue_id),
+            "replies": [_reply(run, m, d.dialogue_id, beside) for m in systems if d.dialogue_id in run.replies[m]],
         }
         for d in chosen
     ]
 
 
-def _reply(run: Evidence, model: str, dialogue_id: str, scores, judged) -> dict[str, Any]:
-    """One system's answer with the numbers that stand beside it."""
-    from emplifai.sections import kind
+def numbers(run: Evidence, systems: list[str]) -> dict[tuple[str, str], list[str]]:
+    """What stands beside a reply, by system and dialogue: BERTScore, each judge (with its mark), raters."""
+    from emplifai import findings
+    from emplifai.blocks import SIMULATED, heads, judge_name
 
-    emotion = run.emotions[model].get(dialogue_id)
-    numbers = [("BERTScore F1", scores[model].get(dialogue_id), 3)]
-    numbers += [(f"{j}, {c}", found.get(dialogue_id), 1) for (j, m, c), found in judged.items() if m == model]
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for model in systems:
+        for i, value in findings.f1(run, model).items():
+            found[model, i].append(f"BERTScore F1 {value:.3f}")
+        for judge in run.params.judges:
+            parts = defaultdict(list)
+            for criterion, head in heads(run, judge).items():
+                for i, value in findings.judged(run, judge, model, criterion).items():
+                    parts[i].append(f"{head} {value:.1f}")
+            for i, texts in parts.items():
+                found[model, i].append(f"{judge_name(run, judge)}: {', '.join(texts)}")
+    who = SIMULATED if run.simulated else "raters"
+    for (i, model), means in findings.human_means(run).items():
+        found[model, i].append(f"{who}: " + ", ".join(f"{criterion} {value:.1f}" for criterion, value in means))
+    return found
+
+
+def _reply(run: Evidence, model: str, dialogue_id: str, beside: dict[tuple[str, str], list[str]]) -> dict[str, Any]:
+    """One system's answer with the numbers that stand beside it."""
+    from emplifai.blocks import kind
+
+    reply, emotion = run.replies[model][dialogue_id], run.emotions[model].get(dialogue_id)
+    cut = ["cut at the length limit"] if reply.finish_reason == "length" else []
     return {
         "model": model,
         "kind": kind(run, model),
-        "text": run.replies[model][dialogue_id].text,
-        "finish": run.replies[model][dialogue_id].finish_reason,
+        "text": reply.text,
         "emotion": emotion.label if emotion and emotion.label else None,
-        "numbers": [(name, f"{value:.{digits}f}") for name, value, digits in numbers if value is not None],
+        "numbers": cut + beside[model, dialogue_id],
     }
 
 
@@ -122,6 +149,8 @@ def render(run: Evidence, context: dict[str, Any]) -> str:
     """The page as one text. Every value is escaped; the one script is allowed by its digest, and no address may be loaded."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from emplifai.blocks import SIMULATED
+
     environment = Environment(
         loader=PackageLoader("emplifai", "templates"),
         autoescape=True,
@@ -135,6 +164,7 @@ def render(run: Evidence, context: dict[str, Any]) -> str:
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.jinja").render(
         title=run.params.report.title,
+        who=SIMULATED if run.simulated else "raters",
         models=run.params.models,
         emotions=sorted({d.emotion for d in run.test.values()}),
         labels=run.labels,

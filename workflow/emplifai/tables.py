@@ -26,10 +26,13 @@ class Table:
     digits: int = 3
     marks: dict[str, str] = field(default_factory=dict)
     signed: bool = False  # differences: with their sign
+    places: dict[str, int] = field(default_factory=dict)  # columns with another number of digits
+    folded: bool = False  # long: the page opens it on demand
 
     def shown(self) -> list[list[str]]:
         """The rows as texts."""
-        return [[show(cell, self.digits, self.signed) for cell in row] for row in self.rows]
+        digits = [self.places.get(column, self.digits) for column in self.columns]
+        return [[show(cell, d, self.signed) for cell, d in zip(row, digits, strict=True)] for row in self.rows]
 
     def numeric(self, column: int) -> bool:
         """Whether a column is set right-aligned: nothing but numbers stands in it."""

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from emplifai import findings
+from emplifai.blocks import SIMULATED, judge_name
 from emplifai.evidence import Evidence
-from emplifai.sections import SIMULATED, judge_name, overall
+from emplifai.judging import overall
 from emplifai.statistics.bootstrap import Interval
 from emplifai.tables import show
 

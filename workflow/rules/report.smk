@@ -19,8 +19,14 @@ rule report:
         code=PATHS.code("report"),
         templates=PATHS.templates,
     output:
-        page=PATHS.page,
-        figures=directory(PATHS.figures),
+        page=report(PATHS.page, caption="../report/page.rst", category="Report"),
+        figures=report(
+            directory(PATHS.figures),
+            patterns=["{name}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{name}"},
+        ),
         metrics=PATHS.metrics("report"),
         record=PATHS.record("report"),
     log:

@@ -3,7 +3,17 @@
   if (!form) return;
   const samples = [...document.querySelectorAll(".sample")];
   const count = document.getElementById("count");
+  let order = "";
+  const sort = () => {
+    if (!form.elements.order || form.elements.order.value === order) return;
+    order = form.elements.order.value;
+    const gap = (sample) => (order === "gap" ? -Number(sample.dataset.gap) : 0);
+    const place = new Map(samples.map((sample, index) => [sample, index]));
+    const parent = form.parentElement;
+    for (const sample of [...samples].sort((a, b) => gap(a) - gap(b) || place.get(a) - place.get(b))) parent.append(sample);
+  };
   const apply = () => {
+    sort();
     const emotion = form.elements.emotion.value;
     const hidden = new Set([...form.querySelectorAll("[name=model]:not(:checked)")].map((box) => box.value));
     let shown = 0;
