@@ -220,3 +220,156 @@ def test_bad_tables_get_one_clear_message(tmp_path, case, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not Path("out").exists()
+
+
+def spread(rater: int, item: int) -> int:
+    return 1 + (item + rater) % 5
+
+
+STATUSES = {
+    "one rater": (
+        1,
+        6,
+        spread,
+        lambda i: 1 + i * 2 % 5,
+        {"krippendorff_ordinal": "one rater", "alt_test_advantage": "one rater"},
+    ),
+    "one item": (3, 1, spread, lambda i: 3, {"spearman": "too few items", "krippendorff_ordinal": "too few items"}),
+    "constant judge": (
+        3,
+        6,
+        spread,
+        lambda i: 3,
+        dict.fromkeys(["pearson", "spearman", "kendall_tau_b", "weighted_kappa", "icc_a1"], "constant judge"),
+    ),
+    "constant ratings": (
+        3,
+        6,
+        lambda k, i: 2,
+        lambda i: 1 + i % 5,
+        {"pearson": "constant ratings", "weighted_kappa": "constant ratings", "krippendorff_ordinal": "constant ratings"},
+    ),
+    "nothing unrated": (3, 6, spread, lambda i: 1 + i % 5, {"ppi_mean": "no unrated items"}),
+    "half points": (3, 6, spread, lambda i: 1.5 + i % 3, {"weighted_kappa": "not whole points"}),
+    "own scale": (3, 6, spread, lambda i: 0.5 + i / 20, dict.fromkeys(["bias", "mae", "icc_a1"], "judge on its own scale")),
+}
+
+
+@pytest.mark.parametrize("case", STATUSES)
+def test_what_is_undefined_is_empty_and_says_why(tmp_path, case, monkeypatch):
+    from emplifai import cli
+
+    people, items, rating, judge, expected = STATUSES[case]
+    write(tmp_path / "R.csv", R, [(f"r{k}", f"d{i}", "empathy", rating(k, i)) for i in range(items) for k in range(people)])
+    write(tmp_path / "J.csv", J, [("gpt", f"d{i}", "empathy", judge(i)) for i in range(items)])
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["correlate", "--ratings", "R.csv", "--judgements", "J.csv", "--out", "out", "--resamples", "100"]) == 0
+    table = rows(Path("out/agreement.csv"))
+    assert all((row["estimate"] == "") == (row["status"] != "ok") for row in table)
+    for statistic, why in expected.items():
+        found = [row for row in table if row["statistic"] == statistic and (row["judge"] or statistic.startswith("krip"))]
+        assert [(row["estimate"], row["status"]) for row in found] == [("", why)], statistic
+
+
+def test_levels_by_hand(tmp_path):
+    """Two models: the judge ranks inside each backwards and the models rightly: pooled, within_model and system differ."""
+    ratings = [("r1", f"d{i}", m, "empathy", s) for m, low in (("a", 1), ("b", 3)) for i, s in enumerate([low, low + 1, low + 2])]
+    judged = [("gpt", f"d{i}", m, "empathy", s) for m, low in (("a", 1), ("b", 3)) for i, s in enumerate([low + 2, low + 1, low])]
+    write(tmp_path / "R.csv", "rater_id,dialogue_id,model,criterion,score", ratings)
+    write(tmp_path / "J.csv", "judge,dialogue_id,model,criterion,score", judged)
+    command(tmp_path, "--resamples", "100")
+    table = rows(tmp_path / "out/agreement.csv")
+    within = pick(table, level="within_model", group="mean", statistic="spearman")
+    assert (float(within["estimate"]), within["by"]) == (-1, "model")
+    assert float(pick(table, level="within_model", group="a", statistic="kendall_tau_b")["estimate"]) == -1
+    assert float(pick(table, level="pooled", statistic="pearson")["estimate"]) == pytest.approx(0.2)  # 2 of 10 in squares
+    assert pick(table, level="system", statistic="spearman")["status"] == "too few systems"
+    assert float(pick(table, level="system", statistic="bias")["estimate"]) == 0
+
+
+def test_groups_samples_families_and_the_simulated_mark(tmp_path):
+    rng = np.random.default_rng(0)
+    ratings, judged = [], []
+    for i in range(40):
+        for m, family in (("m1", "f1"), ("m2", "f2"), ("m3", "f3")):
+            q, emotion, length = rng.normal(), ("joy", "fear")[i % 2], int(rng.integers(5, 90))
+            rest = (f"s{i // 2}", emotion, length)
+            ratings += [(f"r{k}", f"d{i}", m, "empathy", point(q + rng.normal()), *rest[:2], "true") for k in range(5)]
+            own = 2 * (family == "f1")
+            judged += [("gpt", f"d{i}", m, "empathy", point(q + own), k, family, "f1", *rest) for k in range(2)]
+            judged += [("other", f"d{i}", m, "empathy", point(q + length / 30 - 1.5), 0, family, "", *rest)]
+    write(tmp_path / "R.csv", "rater_id,dialogue_id,model,criterion,score,situation_id,emotion,simulated", ratings)
+    write(
+        tmp_path / "J.csv",
+        "judge,dialogue_id,model,criterion,score,sample,family,judge_family,situation_id,emotion,length",
+        judged,
+    )
+    command(tmp_path, "--by", "emotion", "--resamples", "200")
+    for name in ("agreement", "comparisons", "bias", "items", "systems"):
+        assert {row["simulated"] for row in rows(tmp_path / f"out/{name}.csv")} == {"true"}, name
+    verdict = json.loads((tmp_path / "out/verdict.json").read_text())
+    assert verdict["simulated"] and "SIMULATED" in verdict["warning"]
+    bias = rows(tmp_path / "out/bias.csv")
+    favour = pick(bias, judge="gpt", statistic="self_preference")
+    assert float(favour["ci_low"]) > 1 and float(favour["estimate"]) == pytest.approx(1.8, abs=0.5)
+    longer = pick(bias, judge="other", statistic="length_effect")
+    assert float(longer["ci_low"]) > 0 and pick(bias, judge="other", statistic="self_preference")["status"] == "family unknown"
+    assert float(pick(bias, judge="gpt", statistic="retest_changed")["estimate"]) == 0
+    assert {r["group"] for r in bias if r["statistic"] == "spearman_shrunken"} == {"joy", "fear", "mean"}
+    compared = rows(tmp_path / "out/comparisons.csv")
+    assert {row["level"] for row in compared} == {"pooled", "within_model", "within_cluster", "system"}
+    apart = pick(compared, level="within_model", statistic="spearman")
+    assert float(apart["difference"]) > 0.1 and float(apart["p_value"]) < 0.01
+
+
+def point(value: float) -> int:
+    return int(np.clip(np.rint(3 + value), 1, 5))
+
+
+def test_unreliable_people_give_no_verdict(tmp_path):
+    rng = np.random.default_rng(0)
+    items = range(60)
+    write(tmp_path / "R.csv", R, [(f"r{k}", f"d{i}", "empathy", rng.integers(1, 6)) for i in items for k in range(4)])
+    write(tmp_path / "J.csv", J, [("gpt", f"d{i}", "empathy", rng.integers(1, 6)) for i in items])
+    command(tmp_path, "--resamples", "200")
+    found = json.loads((tmp_path / "out/verdict.json").read_text())["criteria"]["empathy"]
+    assert found["people"]["reliable"] == "no" and "nothing can be validated" in found["people"]["words"]
+    assert found["judges"]["gpt"]["may_replace_a_rater"] == "no verdict"
+
+
+@pytest.mark.parametrize(("noise", "answer"), [(0.4, "yes"), (4.0, "no")])
+def test_a_good_judge_may_replace_a_rater_and_a_bad_one_not(tmp_path, noise, answer):
+    rng = np.random.default_rng(1)
+    quality = rng.normal(size=120)
+    people = [(f"r{k}", f"d{i}", "empathy", point(q + 0.6 * rng.normal())) for i, q in enumerate(quality) for k in range(4)]
+    write(tmp_path / "R.csv", R, people)
+    write(tmp_path / "J.csv", J, [("gpt", f"d{i}", "empathy", point(q + noise * rng.normal())) for i, q in enumerate(quality)])
+    command(tmp_path, "--resamples", "200")
+    found = json.loads((tmp_path / "out/verdict.json").read_text())["criteria"]["empathy"]
+    assert found["people"]["reliable"] == "yes"
+    assert found["judges"]["gpt"]["may_replace_a_rater"] == answer, found["judges"]["gpt"]["words"]
+
+
+def test_order_of_rows_does_not_matter(tmp_path):
+    import random
+
+    ratings = [(f"r{k}", f"d{i}", "empathy", 1 + (i * 3 + k) % 5) for i in range(20) for k in range(3)]
+    judged = [("gpt", f"d{i}", "empathy", 1 + i % 5) for i in range(20)]
+    texts = []
+    for seed in (None, 1):
+        for part in (ratings, judged) if seed else ():
+            random.Random(seed).shuffle(part)
+        write(tmp_path / "R.csv", R, ratings)
+        write(tmp_path / "J.csv", J, judged)
+        command(tmp_path, "--resamples", "100")
+        texts.append([(tmp_path / f"out/{n}.csv").read_bytes() for n in ("agreement", "items", "bias", "systems", "comparisons")])
+    assert texts[0] == texts[1]
+
+
+def test_encodings_of_spreadsheets_are_read(tmp_path):
+    ratings = "\n".join([R, *(f"田中{k},対話{i},共感,{1 + (i + k) % 5}" for i in range(6) for k in range(2))])
+    (tmp_path / "R.csv").write_bytes(ratings.encode("cp932"))
+    judged = "\n".join([J, *(f"審査,対話{i},共感,{1 + i % 5}" for i in range(6))])
+    (tmp_path / "J.csv").write_bytes(judged.encode("utf-8-sig"))
+    command(tmp_path, "--resamples", "100")
+    assert pick(rows(tmp_path / "out/agreement.csv"), criterion="共感", judge="審査", statistic="spearman")["n_items"] == "6"

@@ -27,6 +27,7 @@ SCALE = ("bias", "mae", *icc.KINDS)  # need both sides on one scale
 TESTED = ("pearson", "spearman", "kendall_tau_b", "bias")  # get a p-value of "none"
 WIDE = 5000  # sums of a statistic (an ICC of 70 raters and more): too many to resample, no interval
 UNBOUNDED = ("bias", "mae", "ppi_mean")  # the others end at 1
+ZERO = 1e-12  # less is rounding
 FEWEST = 3  # items of a correlation: two always correlate perfectly
 
 Row = dict[str, Any]
@@ -70,11 +71,12 @@ def rater_rows(panel: Panel, settings: Settings) -> Iterator[Row]:
     """How reliable people are."""
     rated = panel.of(panel.count > 0)
     make = Maker(rated, "", "raters", settings)
+    why = _people(rated) or ("too few items" if (rated.count > 1).sum() < 2 else "") or _one_value(rated)
     for level in ("ordinal", "interval", "nominal"):
-        yield make.row(f"krippendorff_{level}", "", lambda p, level=level: krippendorff.alpha(p.ratings, level), _people(rated))
+        yield make.row(f"krippendorff_{level}", "", lambda p, level=level: krippendorff.alpha(p.ratings, level), why)
     for kind in icc.KINDS:
-        yield make.row(kind, "", lambda p, kind=kind: icc.icc(p.ratings, kind), _people(rated))
-    yield make.row("leave_one_out_spearman", "leave_one_out", _leave_one_out, _people(rated))
+        yield make.row(kind, "", lambda p, kind=kind: icc.icc(p.ratings, kind), why)
+    yield make.row("leave_one_out_spearman", "leave_one_out", _leave_one_out, why or few(rated))
 
 
 def judge_rows(panel: Panel, judge: str, settings: Settings, models: bool) -> Iterator[Row]:
@@ -96,9 +98,9 @@ def _pooled(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     make, scores = Maker(shared, judge, "pooled", settings), shared.judges[judge]
     off = off_scale(shared, judge)
     for kind in icc.KINDS:
-        why = off or few(shared) or _constant(scores, shared.human, both=True)
+        why = off or few(shared) or _constant(scores, shared.human)
         yield make.row(kind, "mean", _against(judge, kind), why)
-    why = _people(shared) or few(shared) or _constant(scores)
+    why = _people(shared) or few(shared) or _constant(scores, shared.human)
     yield make.row("leave_one_out_spearman", "leave_one_out", lambda p: _leave_one_out(p, judge), why)
     yield make.row("leave_one_out_difference", "leave_one_out", lambda p: _beside_raters(p, judge), why)
     yield from _alt_test(shared, make, judge, off or _people(shared), settings)
@@ -188,7 +190,7 @@ def _ppi(panel: Panel, judge: str, level: str, by: str, group: str, settings: Se
 
 def _alt_test(shared: Panel, make: "Maker", judge: str, why: str, settings: Settings) -> Iterator[Row]:
     result = None if why else alt_test.alt_test(shared.ratings, shared.judges[judge], settings.epsilon)
-    why = why or ("" if result else "no two raters share an item")
+    why = why or ("" if result else "too few items")
     yield make.plain("alt_test_winning_rate", "leave_one_out", result.winning_rate if result else None, why)
     yield make.row("alt_test_advantage", "leave_one_out", lambda p: alt_test.advantage(p.ratings, p.judges[judge]), why)
 
@@ -227,9 +229,7 @@ def why_not(statistic: str, shared: Panel, judge: str, human: np.ndarray) -> str
     off = off_scale(shared, judge) or few(shared, 1)
     if statistic == "weighted_kappa" and not off:
         whole = (scores == scores.round()).all() and (human == human.round()).all()
-        return (
-            "" if whole and not _constant(scores, human, both=True) else _constant(scores, human, both=True) or "not whole points"
-        )
+        return _constant(scores, human) or ("" if whole else "not whole points")
     return off
 
 
@@ -243,12 +243,13 @@ def _people(panel: Panel) -> str:
     return "one rater" if len(panel.raters) < 2 else "" if (panel.count > 1).any() else "no two raters share an item"
 
 
-def _constant(judge: np.ndarray, human: np.ndarray | None = None, both: bool = False) -> str:
-    flat_judge = np.ptp(judge) == 0
-    flat_human = human is not None and np.ptp(human) == 0
-    if both:
-        return "constant scores" if flat_judge and flat_human else ""
-    return "constant judge" if flat_judge else "constant ratings" if flat_human else ""
+def _one_value(panel: Panel) -> str:
+    return "constant ratings" if np.nanmax(panel.ratings) == np.nanmin(panel.ratings) else ""
+
+
+def _constant(judge: np.ndarray, human: np.ndarray) -> str:
+    """No spread, no agreement beyond chance to speak of: kappa and ICC would be 0 by definition, with an interval of no width."""
+    return "constant judge" if np.ptp(judge) == 0 else "constant ratings" if np.ptp(human) == 0 else ""
 
 
 def off_scale(panel: Panel, judge: str) -> str:
@@ -278,7 +279,7 @@ class Maker:
             "reference": reference,
             "n_items": len(self.panel.items) if items is None else items,
             "n_raters": len(self.panel.raters),
-            "estimate": estimate if not why else None,
+            "estimate": None if why else 0.0 if estimate is not None and abs(estimate) < ZERO else estimate,
             "status": why or "ok",
         }
 

@@ -56,12 +56,13 @@ def own_scale(path: Path, judgements: "pd.DataFrame", scale: tuple[float, float]
 
 def read_text(path: Path) -> "pd.DataFrame":
     """All cells as text, spaces at their ends removed; UTF-8 with or without a mark, else Shift_JIS."""
-    import pandas as pd
 
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path}: UTF-16; save it as CSV in UTF-8")
     for encoding in ("utf-8-sig", "cp932"):
         try:
             text = raw.decode(encoding)
@@ -72,20 +73,31 @@ def read_text(path: Path) -> "pd.DataFrame":
         raise UserError(f"{path}: neither UTF-8 nor Shift_JIS; save it as CSV in UTF-8")
     if not text.strip() or "\0" in text:
         raise UserError(f"{path}: {'empty' if not text.strip() else 'not a text file'}; a CSV with a header line is needed")
+    return _cells(path, text)
+
+
+def _cells(path: Path, text: str) -> "pd.DataFrame":
+    """The cells of a CSV text; a cell that a row lacks is empty, one too many is a fault."""
+    import pandas as pd
+
     try:
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise UserError(f"{path}: not CSV: {' '.join(str(error).split())}") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(f"{path}: rows have more cells than the header names ({len(table.columns)}): {', '.join(table.columns)}")
     table.columns = table.columns.str.strip()
     return table.apply(lambda column: column.str.strip())
 
 
 def check_columns(path: Path, table: "pd.DataFrame", needed: Sequence[str]) -> None:
+    if len(table.columns) == 1 and (other := next((c for c in ";\t" if c in table.columns[0]), "")):
+        raise UserError(f"{path}: cells are separated by {'semicolons' if other == ';' else 'tabs'}; save it with commas")
     faults = []
     for name in needed:
         if name not in table:
             near = difflib.get_close_matches(name, table.columns, 1, 0.5)
-            hint = f"; is {near[0]!r} meant?" if near else ""
+            hint = f"; is {near[0]!r} meant?" if near else "."
             faults.append(f"no column {name!r}{hint} There are: {', '.join(table.columns)}")
     faults += [f"two columns {name!r}" for name in table.columns[table.columns.duplicated()]]
     if not faults and table.empty:

@@ -13,6 +13,7 @@ import numpy as np
 from emplifai.statistics.bootstrap import Measure
 
 ITEMS = 30  # fewer items a rater: the t test is not to be trusted (their section 3.2)
+FEWEST = 3  # fewer say nothing by any test
 
 
 class AltTest(NamedTuple):
@@ -26,14 +27,14 @@ class AltTest(NamedTuple):
 
 
 def alt_test(ratings: np.ndarray, judge: np.ndarray, epsilon: float = 0.2, q: float = 0.05) -> AltTest | None:
-    """ratings: (items, raters) with NaN for missing cells; judge: (items,). None where no two raters share an item.
+    """ratings: (items, raters) with NaN for missing cells; judge: (items,). None where no rater shares three items with others.
 
     Raters of fewer than 30 items take no part, as published; where all have fewer, Wilcoxon's signed-rank test takes the
     place of the t test, as the paper advises.
     """
     judge_wins, rater_wins = compare(ratings, judge)
     items = np.isfinite(judge_wins).sum(0)
-    who = np.flatnonzero(items >= (ITEMS if items.max(initial=0) >= ITEMS else 1))
+    who = np.flatnonzero(items >= _fewest(items))
     if not len(who):
         return None
     test = "t" if items.max() >= ITEMS else "wilcoxon"
@@ -62,7 +63,7 @@ def advantage(ratings: np.ndarray, judge: np.ndarray) -> Measure:
     """The advantage probability as a function of sums: mean over raters of the judge's rate."""
     wins, _ = compare(ratings, judge)
     items = np.isfinite(wins).sum(0)
-    wins = wins[:, items >= (ITEMS if items.max(initial=0) >= ITEMS else 1)]
+    wins = wins[:, items >= _fewest(items)]
 
     def value(sums: np.ndarray) -> np.ndarray:
         won, tried = np.split(sums, 2, axis=1)
@@ -70,6 +71,11 @@ def advantage(ratings: np.ndarray, judge: np.ndarray) -> Measure:
             return np.where(tried > 0, won / tried, 0).sum(1) / (tried > 0).sum(1)
 
     return Measure(np.column_stack([np.nan_to_num(wins), np.isfinite(wins)]).astype(float), value)
+
+
+def _fewest(items: np.ndarray) -> int:
+    """Fewest items of a rater who takes part."""
+    return ITEMS if items.max(initial=0) >= ITEMS else FEWEST
 
 
 def _p_value(difference: np.ndarray, epsilon: float, test: str) -> float:

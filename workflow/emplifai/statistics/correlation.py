@@ -82,7 +82,7 @@ def kendall(x: np.ndarray, y: np.ndarray) -> Measure:
         pairs = n * (n - 1) / 2
         untied = [pairs - (c * (c - 1)).sum(1) / 2 for c in table.margins(cells)]
         with np.errstate(invalid="ignore", divide="ignore"):
-            tau = surplus(cells) / np.sqrt(untied[0]) / np.sqrt(untied[1])
+            tau = surplus(cells) / np.sqrt(untied[0] * untied[1])
             return np.where((untied[0] > 0.5) & (untied[1] > 0.5), np.clip(tau, -1, 1), np.nan)
 
     return Measure(table.features, value)
