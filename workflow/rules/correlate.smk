@@ -12,7 +12,11 @@ rule correlate:
         ratings=rating_files(P.data.ratings),
         code=PATHS.code("correlate"),
     output:
-        tables=[PATHS.table(name) for name in ("items", "agreement", "comparisons", "bias", "systems")],
+        tables=report(
+            [PATHS.table(name) for name in ("items", "agreement", "comparisons", "bias", "systems")],
+            caption="../report/agreement.rst",
+            category="Tables",
+        ),
         verdict=PATHS.verdict,
         metrics=PATHS.metrics("correlate"),
         record=PATHS.record("correlate"),
