@@ -34,6 +34,7 @@ class Evidence:
     agreement: list[dict[str, str]]
     systems: list[dict[str, str]]
     items: list[dict[str, str]]
+    verdict: dict[str, Any]  # of the correlate stage
 
     @property
     def test(self) -> dict[str, Dialogue]:
@@ -73,6 +74,7 @@ def read(params: Params, paths: Paths) -> Evidence:
         likelihoods={model: {row["dialogue_id"]: row for row in _rows(paths.likelihood(model))} for model in models},
         scores=_scores(paths, models),
         judgements={j: {m: list(read_jsonl(paths.judgements(j, m), Judgement)) for m in models} for j in params.judges},
+        verdict=read_json(paths.verdict) if paths.verdict.exists() else {},
         **{name: _table(paths.table(name)) for name in ("agreement", "systems", "items")},
     )
 

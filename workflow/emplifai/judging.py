@@ -110,6 +110,7 @@ def agreement(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
             "warning",
         )
     yield Note(f"How each judge and BERTScore agree with the {who}, with intervals over situations. 0 is no agreement.")
+    yield from words(run, who)
     for level in dict.fromkeys(r["level"] for r in rows):
         yield from agreement_table(run, [r for r in rows if r["level"] == level], level, who)
     pooled = [r for r in rows if r["statistic"] == "spearman" and r["level"] == "pooled" and r["judge"]]
@@ -118,6 +119,16 @@ def agreement(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
         alt = f"Spearman correlation with the {who}: " + ", ".join(f"{name} {show(value, 2)}" for name, value in shown)
         title, size = f"Spearman correlation with the {who}", (7, 0.9 + 0.3 * len(shown))
         yield figures.draw(folder, "agreement", title, alt, size, lambda a: figures.forest(a, shown, f"Spearman, {who}", 0))
+
+
+def words(run: Evidence, who: str) -> Iterator[Table]:
+    """The correlate stage's verdict in its own words."""
+    rows = []
+    for criterion, found in run.verdict.get("criteria", {}).items():
+        rows.append([criterion, who, found["people"]["words"]])
+        rows += [[criterion, agreement_name(run, {"judge": judge}), part["words"]] for judge, part in found["judges"].items()]
+    if rows:
+        yield Table("verdict", f"May a judge stand in for the {who}?", ["criterion", "of", "verdict"], rows)
 
 
 STATISTICS = {

@@ -10,6 +10,7 @@ rule report:
         parts=[PATHS.part(part) for part in ("train", "dev", "test")],
         rejects=PATHS.rejects,
         tables=[PATHS.table(name) for name in ("items", "agreement", "systems")],
+        verdict=PATHS.verdict,
         replies=[PATHS.replies(model, task) for model in MODELS for task in ("reply", "emotion")],
         likelihoods=[PATHS.likelihood(model) for model in MODELS],
         histories=[PATHS.history(model) for model in TUNED],
