@@ -323,6 +323,8 @@ def test_draws_do_not_depend_on_how_they_are_held(monkeypatch):
 def test_kendall_counts_alike_by_every_way(monkeypatch, tied, items):
     x, y = drawn(5, items, tied, tied)
     cluster = np.arange(items) // 5
+    monkeypatch.setattr(correlation, "GRID", 100_000)
+    monkeypatch.setattr(correlation, "CHEAP", 0)
     once = bootstrap.replicate(correlation.kendall(x, y), cluster, 60, 0).drawn
     monkeypatch.setattr(correlation, "GRID", 1)
     pairs = bootstrap.replicate(correlation.kendall(x, y), cluster, 60, 0).drawn

@@ -8,6 +8,7 @@ import numpy as np
 from emplifai.statistics.bootstrap import Measure
 
 GRID = 20_000  # largest table of distinct values by distinct values that Kendall's tau is counted on
+CHEAP = 20  # signs of pairs, in a matrix product, that cost as much as one cell of the table
 PAIRS = 4_000  # most distinct items for which all signs are kept
 TIE = 10  # decimals: means of the same ratings, summed in another order, are tied
 TINY = 1e-12  # a variance below this share of the whole is rounding, not spread
@@ -110,12 +111,15 @@ def pairwise_accuracy(x: np.ndarray, y: np.ndarray) -> Measure:
 
 def _surplus(table: _Table):
     """Concordant less discordant pairs, by the cheapest exact way for the size of the table."""
-    if table.shape[0] * table.shape[1] <= GRID:
+    grid, distinct = table.shape[0] * table.shape[1], len(table.ix)
+    if grid <= GRID and distinct**2 > CHEAP * grid:
         return lambda cells: _surplus_grid(table, cells)
-    if len(table.ix) <= PAIRS:
+    if distinct <= PAIRS:
         sign = np.sign(np.subtract.outer(table.ix, table.ix)) * np.sign(np.subtract.outer(table.iy, table.iy))
         sign = sign.astype(float)
         return lambda cells: np.einsum("mk,mk->m", cells @ sign, cells) / 2
+    if grid <= GRID:
+        return lambda cells: _surplus_grid(table, cells)
     return lambda cells: np.array([_surplus_sorted(table, row) for row in cells])
 
 
