@@ -11,18 +11,22 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from dataclasses import asdict
 from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from conftest import ROOT, runner
-from emplifai import params
+from emplifai import agreement, params, simulation
 from emplifai.errors import UserError
+from emplifai.panel import Panel, panels
 from emplifai.paths import Paths
 from emplifai.records import CRITERIA, Dialogue, Question, Turn, sha256
+from emplifai.statistics import correlation
 from emplifai.study import display, importing, power, sampling
 from emplifai.study.store import Store
 from emplifai.study.throttle import TRIES, WINDOW, Throttle
@@ -765,3 +769,42 @@ def test_unlisted_words_come_from_the_replies(folder):
     )
     one = first_reply(folder)
     assert words[one["dialogue_id"], MODELS[0]] == sha256(one["text"]) == reply("", "", one["text"])["text_sha256"]
+
+
+@pytest.mark.slow
+def test_correlate_recovers_what_the_simulation_planted_at_the_nominal_rate():
+    """A judge who measures the likeness that the simulation plants: the intervals of correlate hold its true Spearman."""
+    pool = [likeness_question(k) for k in range(3000)]
+    judge = {q.dialogue.dialogue_id: simulation._dice(q.text, q.dialogue.reference) for q in pool}
+    whole = [spearman_of(simulated_panel(pool, judge, 3000, seed)) for seed in range(5)]
+    truth = np.mean(whole)
+    assert truth == pytest.approx(0.55, abs=0.05)  # 0.6 planted, less what raters' noise and the scale take
+    covered = []
+    for seed in range(120):
+        settings = agreement.Settings(scale=(1, 5), cluster="dialogue_id", resamples=400, seed=seed)
+        rows = agreement.judge_rows(simulated_panel(pool, judge, 80, seed + 100), "likeness", settings, models=False)
+        row = next(r for r in rows if r["level"] == "pooled" and r["statistic"] == "spearman")
+        covered.append(row["ci_low"] <= truth <= row["ci_high"])
+    assert 0.90 <= np.mean(covered) <= 1  # 0.95 less two and a half standard errors
+
+
+def likeness_question(k: int) -> Question:
+    """A reply that shares some of its letters with the person's reply."""
+    chance = random.Random(k)
+    reference = "".join(chance.choices("あいうえおかきくけこ", k=30))
+    cut = chance.randint(0, 30)
+    text = reference[:cut] + "".join(chance.choices("さしすせそたちつてと", k=30 - cut))
+    return Question(Dialogue(f"d{k}", f"s{k}", "joy", None, "", [Turn("patient", "p"), Turn("supporter", reference)]), "m", text)
+
+
+def simulated_panel(pool: list[Question], judge: dict[str, float], items: int, seed: int) -> Panel:
+    made = pd.DataFrame([asdict(r) for r in simulation.simulate(pool, 5, items, ["empathy"], (1, 5), seed)])
+    rated = made[["dialogue_id", "model", "criterion"]].drop_duplicates()
+    scores = rated.assign(judge="likeness", score=[judge[d] for d in rated["dialogue_id"]])
+    attributes = rated[["dialogue_id", "model"]].set_index(["dialogue_id", "model"], drop=False)[[]]
+    (panel,) = panels(made, scores, "dialogue_id", {"likeness"}, attributes)
+    return panel
+
+
+def spearman_of(panel: Panel) -> float:
+    return correlation.spearman(panel.judges["likeness"], panel.human).estimate()
