@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from emplifai import models
+from emplifai.backends import memory
 from emplifai.errors import UserError
 from emplifai.progress import Progress
 from emplifai.statistics.matching import padded
@@ -136,6 +137,7 @@ def _load(place: str, revision: str | None, dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
+    memory.keep_freed()
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emplifai import models
+from emplifai.backends import memory
 from emplifai.errors import UserError
 from emplifai.params import Model
 from emplifai.records import read_json, write_json
@@ -21,6 +22,7 @@ def load(entry: Model, adapter: Path | None = None, device: str | None = None, d
     device: "cpu", "cuda", "cuda:1", or "auto" to spread over all GPUs; None: a GPU where there is one.
     dtype: instead of the entry's. Nothing is ever downloaded here. Raises UserError for all that a user can mend.
     """
+    memory.keep_freed()
     place = folder(entry)
     check_files(place)
     if adapter is not None:
