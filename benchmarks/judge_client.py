@@ -21,13 +21,20 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+from emplifai import records
+from emplifai.backends import openai as ours
+from emplifai.records import Dialogue, Reply, Turn, sha256
 
-from emplifai import records  # noqa: E402
-from emplifai.backends import openai as ours  # noqa: E402
-from emplifai.records import Dialogue, Reply, Turn, sha256  # noqa: E402
-from fault_server import FaultServer  # noqa: E402
+ROOT = Path(__file__).parent.parent
+VERDICT = json.dumps({"rationale": "理由です。", "score": 4}, ensure_ascii=False)
+ANSWER = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": VERDICT}}],
+    "usage": {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320},
+}
 
 
 def main() -> None:
@@ -45,7 +52,7 @@ def main() -> None:
 
 
 class Server:
-    """The well-behaved fault server in a process of its own."""
+    """Gives each request the same answer after the same time; one process, one thread, so that it is not what is measured."""
 
     def __init__(self, latency: float):
         self.latency = latency
@@ -54,7 +61,7 @@ class Server:
         told, tell = multiprocessing.Pipe(duplex=False)
         self.process = multiprocessing.get_context("spawn").Process(target=_serve, args=(tell, self.latency), daemon=True)
         self.process.start()
-        return told.recv()
+        return f"http://127.0.0.1:{told.recv()}/v1"
 
     def __exit__(self, *_) -> None:
         self.process.terminate()
@@ -62,11 +69,27 @@ class Server:
 
 
 def _serve(tell, latency: float) -> None:
-    with FaultServer(latency=latency) as server:
-        tell.send(server.url)
-        while True:
-            time.sleep(60)
-            server.bodies.clear()
+    asyncio.run(_listen(tell, latency))
+
+
+async def _listen(tell, latency: float) -> None:
+    body = json.dumps(ANSWER, ensure_ascii=False).encode()
+    whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+                if latency:
+                    await asyncio.sleep(latency)
+                writer.write(whole)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(connection, "127.0.0.1", 0, backlog=256)
+    tell.send(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
 
 
 def clients(url: str, args: argparse.Namespace) -> None:
