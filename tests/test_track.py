@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -65,11 +66,7 @@ def call(folder: Path, timeout: float = 120, **env: str) -> subprocess.Completed
 
 def runs(folder: Path) -> list[dict]:
     """All runs of the experiment, read by MLflow's own client from a copy of the database."""
-    import mlflow
-
-    copy = folder.parent / f"read-{time.monotonic_ns()}.db"
-    shutil.copy(folder / "mlflow.db", copy)
-    client = mlflow.MlflowClient(f"sqlite:///{copy}")
+    client = read(folder)
     experiment = client.get_experiment_by_name("emplifai").experiment_id
     return [_plain(client, r) for r in client.search_runs([experiment], max_results=1000)]
 
@@ -100,6 +97,15 @@ def comparable(found: list[dict]) -> list[dict]:
         for r in found
     ]
     return sorted(kept, key=lambda r: r["tags"]["emplifai.key"])
+
+
+def read(folder: Path):
+    """MLflow's own client over a copy of the database."""
+    import mlflow
+
+    copy = folder.parent / f"read-{time.monotonic_ns()}.db"
+    shutil.copy(folder / "mlflow.db", copy)
+    return mlflow.MlflowClient(f"sqlite:///{copy}")
 
 
 def rerun(project: Path, stage: str, name: str = "") -> None:
@@ -184,6 +190,73 @@ def connect(params, paths):
     return tracking.Tracker(params.tracking, paths)
 
 
+def test_judged_replies_are_traces_with_judge_raters_and_reference_side_by_side(project):
+    """A trace is there once, at most tracking.traces of them; what is no person is never called HUMAN."""
+    change(project, "traces", 20)
+    call(project)
+    client = read(project)
+    found = client.search_traces(locations=["1"], max_results=500)
+    assert len(found) == 20
+    judge = next(r for r in runs(project) if r["name"] == "judge/proxy")
+    assert judge["tags"]["traces"] == "20 sent, 36 left out"  # 8 dialogues, 7 systems
+    trace = found[0]
+    assert trace.info.trace_metadata["mlflow.sourceRun"] == judge["id"]
+    scores = {(a.name, a.source.source_type): a.value for a in trace.info.assessments}
+    assert {"fluency", "empathy", "emotion_empathy"} == {n for (n, s) in scores if s == "CODE"} - {"disagreement"}
+    assert scores["disagreement", "CODE"] == pytest.approx(abs(trace.data.spans[0].outputs["empathy"] - 3))
+    assert scores["reference", "HUMAN"] and [n for n, s in scores if s == "HUMAN"] == ["reference"]
+    assert {span.name for span in trace.data.spans[1:]} == {"fluency", "empathy", "emotion_empathy"}
+    sources = {a.source.source_id for a in trace.info.assessments}
+    assert "proxy (likelihood proxy)" in sources and any(s.startswith("SIMULATED") for s in sources)
+
+
+def test_new_human_ratings_join_the_traces_that_are_there(project):
+    change(project, "traces", 20)
+    call(project)
+    before = {t.info.trace_id for t in read(project).search_traces(locations=["1"], max_results=500)}
+    replies = [json.loads(line) for line in Paths().replies("tuned").read_text().splitlines()]
+    rows = [f"mori,{r['dialogue_id']},tuned,empathy,2,{r['text_sha256']}" for r in replies]
+    rows[0] = rows[0][:-4] + "beef"  # of other words: set aside
+    Path("data/ratings/mori.csv").write_text("rater_id,dialogue_id,model,criterion,score,text_sha256\n" + "\n".join(rows) + "\n")
+    rerun(project, "correlate")
+    call(project)
+    found = read(project).search_traces(locations=["1"], max_results=500)
+    people = [a for t in found for a in t.info.assessments if a.source.source_id == "mori"]
+    assert len(people) == len(replies) - 1 and {(a.source.source_type, a.value) for a in people} == {("HUMAN", 2.0)}
+    assert len({t.info.trace_id for t in found}) == len(found) < 40 and len(before & {t.info.trace_id for t in found}) > 10
+
+
+def test_adapters_are_logged_models_tied_to_metrics_and_registered_on_request(project):
+    call(project)
+    client = read(project)
+    (model,) = client.search_logged_models(["1"])
+    assert (model.name, model.status, model.model_type) == ("tuned", "READY", "lora-adapter")
+    assert {(m.key, m.value, m.dataset_name) for m in model.metrics} == {("dev_loss", 3.3, "dev")}
+    assert (Path(model.artifact_location.removeprefix("file://")) / "adapter_config.json").read_text()
+    assert client.search_registered_models() == []
+    for expected in (["emplifai-tuned version 1"], []):
+        done = subprocess.run(
+            [BIN / "emplifai", "track", "--register"], cwd=project, env=environment(), capture_output=True, text=True
+        )
+        assert re.findall("registered (.*)", done.stderr) == expected, done.stderr
+    assert [v.version for v in read(project).search_model_versions("name = 'emplifai-tuned'")] == [1]
+
+
+def test_words_of_patients_do_not_leave_the_machine_unasked(project, monkeypatch, capsys):
+    """For a server outside, numbers only: no report page, no samples, no traces."""
+    from emplifai import tracking
+
+    params, paths = track_setup(project)
+    outside = params.model_copy(update={"tracking": params.tracking.model_copy(update={"uri": "https://mlflow.example.org"})})
+    assert not track.may_hold_texts(outside) and "no report page, samples or traces" in capsys.readouterr().err
+    allowed = outside.model_copy(update={"data": params.data.model_copy(update={"external_processing": "allowed"})})
+    assert track.may_hold_texts(allowed) and track.may_hold_texts(params)
+    tracking.Tracker(params.tracking, paths, texts=False).send([journal.take(params, paths)])
+    found = {r["name"]: r for r in runs(project)}
+    assert found["generate/base"]["files"] == ["run.json"] and found["report"]["files"] == ["figures", "run.json"]
+    assert read(project).search_traces(locations=["1"]) == []
+
+
 @pytest.mark.slow
 def test_eight_at_once_make_one_database(fresh):
     project = fresh
@@ -193,9 +266,9 @@ def test_eight_at_once_make_one_database(fresh):
     assert len(runs(project)) == 1 + JOBS
 
 
-def point_to(project: Path, uri: str) -> None:
+def change(project: Path, key: str, value) -> None:
     values = yaml.safe_load((project / "params.yaml").read_text())
-    values["tracking"]["uri"] = uri
+    values["tracking"][key] = value
     (project / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
 
 
@@ -203,14 +276,14 @@ def test_a_dead_server_costs_a_warning_and_seconds_and_loses_nothing(project):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    point_to(project, f"http://user:secret@127.0.0.1:{port}")
+    change(project, "uri", f"http://user:secret@127.0.0.1:{port}")
     started = time.monotonic()
     done = call(project)
     assert time.monotonic() - started < 30
     assert done.stderr.count("warning:") == 1 and "emplifai track" in done.stderr
     assert "Traceback" not in done.stderr and "secret" not in done.stderr
     rerun(project, "judge", "proxy")  # what was not sent is overwritten meanwhile
-    point_to(project, "sqlite:///mlflow.db")
+    change(project, "uri", "sqlite:///mlflow.db")
     assert "2 pipeline run(s)" in call(project).stderr
     assert len(runs(project)) == 2 + JOBS + 1
 
@@ -219,7 +292,7 @@ def test_a_mute_server_costs_seconds(project):
     with socket.create_server(("127.0.0.1", 0)) as server:
         stop = threading.Event()
         threading.Thread(target=listen, args=(server, stop), daemon=True).start()
-        point_to(project, f"http://127.0.0.1:{server.getsockname()[1]}")
+        change(project, "uri", f"http://127.0.0.1:{server.getsockname()[1]}")
         started = time.monotonic()
         done = call(project)
         stop.set()

@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     commands.choices["judge"].add_argument(
         "--dry-run", action="store_true", help="say how many questions, tokens and dollars it would take; send nothing"
     )
+    commands.choices["track"].add_argument(
+        "--register", action="store_true", help="also make the adapters versions of registered models"
+    )
     commands.choices["validate"].add_argument("--data", type=Path, metavar="PATH", help="instead of data.path of the params")
     _own_tables(commands.choices["correlate"])
     return top
@@ -118,7 +121,8 @@ def _run(args: argparse.Namespace) -> None:
     alone = getattr(args, "data", None) and args.params == Path("params.yaml") and not args.params.exists()
     params = schema.defaults() if alone else schema.load(args.params)
     if args.command not in STAGES:
-        importlib.import_module(f"emplifai.{args.command}").run(params, Paths())
+        more = {"register": True} if getattr(args, "register", False) else {}
+        importlib.import_module(f"emplifai.{args.command}").run(params, Paths(), **more)
         return
     folders = {s: getattr(args, f"{s}_dir") for s in STAGES if getattr(args, f"{s}_dir", None)}
     if args.out:

@@ -7,13 +7,15 @@ runs whose results have been overwritten since. The folder may be deleted: then 
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emplifai import STAGES
+from emplifai import STAGES, traces
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Reply, atomic, digest, dumps, file_sha256, read_json, read_jsonl, sha256, write_json
@@ -36,6 +38,7 @@ class Job:
     metrics: list[Metric] = field(default_factory=list)
     data: list[dict[str, str]] = field(default_factory=list)  # name, digest, context, source, profile
     files: list[tuple[str, str]] = field(default_factory=list)  # path in the run, digest
+    adapter: list[tuple[str, str]] = field(default_factory=list)  # of a finetune job: file, digest
 
     @property
     def title(self) -> str:
@@ -51,6 +54,7 @@ class Pipeline:
     tags: dict[str, str]
     params: dict[str, str]
     jobs: list[Job]
+    traces: dict[str, list] = field(default_factory=dict)  # job's key: digest of its traces, how many, how many left out
 
     @property
     def start(self) -> int:
@@ -75,8 +79,15 @@ def take(params: Params, paths: Paths) -> Pipeline | None:
     }
     name = params.tracking.name or f"{(commits[-1] if commits else 'no commit')[:8]} {tags['params_sha256'][:8]}"
     pipeline = Pipeline(digest(sorted(j.key for j in jobs)), name, tags, flat(values), jobs)
+    pipeline.traces = {j.key: traces_of(params, paths, j) for j in jobs if j.stage == "judge" and j.name in params.judges}
     write_json(folder(paths) / "pipelines" / f"{pipeline.key}.json", asdict(pipeline))
     return pipeline
+
+
+def traces_of(params: Params, paths: Paths, job: Job) -> list:
+    """Keep a judge's traces as a file: its digest, how many there are, how many are left out."""
+    found, left_out = traces.collect(params, paths, job.name, job.key)
+    return [keep_text(paths, dumps(found)), len(found), left_out]
 
 
 def folder(paths: Paths) -> Path:
@@ -124,6 +135,8 @@ def job(params: Params, paths: Paths, record: Path) -> Job:
     small = [(where, path) for where, path in artifacts(params, paths, stage, name) if path.stat().st_size < LARGEST]
     found.files = [keep(paths, where, path) for where, path in small]
     found.files.append(keep(paths, "run.json", record))
+    if stage == "finetune":
+        found.adapter = [keep(paths, path.name, path) for path in sorted(paths.adapter(name).glob("*")) if path.is_file()]
     return found
 
 
@@ -179,20 +192,30 @@ def samples(paths: Paths, model: str, most: int = 100) -> Path:
     columns = ["dialogue_id", "emotion", "situation", "patient", "reference", "reply"]
     dialogues = [(r, test[r.dialogue_id]) for r in replies]
     rows = [[d.dialogue_id, d.emotion, d.situation, d.patient, d.reference, r.text] for r, d in dialogues]
-    text = dumps({"columns": columns, "data": rows})
-    path = file(paths, sha256(text))
-    with atomic(path) as out:
+    return file(paths, keep_text(paths, dumps({"columns": columns, "data": rows})))
+
+
+def keep_text(paths: Paths, text: str) -> str:
+    """Keep a text under its digest."""
+    key = sha256(text)
+    with atomic(file(paths, key)) as out:
         out.write(text)
-    return path
+    return key
 
 
 def keep(paths: Paths, where: str, path: Path) -> tuple[str, str]:
-    """Copy a file into the journal under its digest."""
+    """Put a file into the journal under its digest. Weights get a second name, not a copy: stages replace their files."""
     key = file_sha256(path)
     target = file(paths, key)
-    if not target.exists():
-        with atomic(target, "wb") as out, open(path, "rb") as source:
-            shutil.copyfileobj(source, out)
+    if target.exists():
+        return where, key
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        if path.suffix == ".safetensors":
+            os.link(path, target)
+            return where, key
+    with atomic(target, "wb") as out, open(path, "rb") as source:
+        shutil.copyfileobj(source, out)
     return where, key
 
 

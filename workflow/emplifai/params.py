@@ -256,6 +256,7 @@ class Tracking(Section):
     uri: str = Field("sqlite:///mlflow.db", description="MLflow database or server")
     experiment: str = "emplifai"
     name: str | None = Field(None, description="name of the pipeline run; null: its git commit and params hash")
+    traces: Count = Field(100, description="judged replies of a judge that are sent as traces, rated ones first")
 
 
 class Params(Section):

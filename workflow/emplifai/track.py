@@ -2,35 +2,54 @@
 
 import re
 import sys
+from urllib.parse import urlsplit
 
-from emplifai import journal
+from emplifai import journal, privacy
+from emplifai.journal import Pipeline
 from emplifai.params import Params
 from emplifai.paths import Paths
 
 
-def run(params: Params, paths: Paths) -> None:
-    """Snapshot results/ into the journal, then send every pipeline that MLflow does not have."""
+def run(params: Params, paths: Paths, register: bool = False) -> None:
+    """Snapshot results/ into the journal, send every pipeline that MLflow does not have, register its adapters if asked to."""
     taken = journal.take(params, paths)
     pipelines = journal.kept(paths)
     if taken is None and not pipelines:
         print(f"track: nothing in {paths.results}/ yet", file=sys.stderr)
         return
     try:
-        sent, jobs = send(params, paths, pipelines)
+        sent, jobs, versions = send(params, paths, pipelines, taken if register else None)
     except Exception as error:  # a tracking server must never cost a result
         print(f"warning: not tracked: {reason(error)}\n{advice(params)}", file=sys.stderr)
         return
+    for version in versions:
+        print(f"track: registered {version}", file=sys.stderr)
     said = f"{sent} pipeline run(s) with {jobs} new job(s) sent" if sent else "all there already"
     print(
         f"track: {said} ({params.tracking.uri}, experiment {params.tracking.experiment}); `make ui` shows them", file=sys.stderr
     )
 
 
-def send(params: Params, paths: Paths, pipelines: list[journal.Pipeline]) -> tuple[int, int]:
+def send(params: Params, paths: Paths, pipelines: list[Pipeline], register: Pipeline | None) -> tuple[int, int, list[str]]:
     from emplifai import tracking
 
     with tracking.alone(params.tracking, paths):
-        return tracking.Tracker(params.tracking, paths).send(pipelines)
+        tracker = tracking.Tracker(params.tracking, paths, texts=may_hold_texts(params))
+        return *tracker.send(pipelines), tracker.register(register) if register else []
+
+
+def may_hold_texts(params: Params) -> bool:
+    """Whether patients' words may go to the tracking server: to one outside only where data.external_processing allows it."""
+    host = urlsplit(params.tracking.uri).hostname or ""
+    inside = params.tracking.uri.startswith("sqlite:") or privacy.inside(host, params.data.internal_hosts)
+    if inside or params.data.external_processing == "allowed":
+        return True
+    print(
+        f"track: {host or shown(params.tracking.uri)} is outside this machine and data.external_processing is 'forbidden': "
+        "numbers, settings and figures are sent, but no report page, samples or traces",
+        file=sys.stderr,
+    )
+    return False
 
 
 def reason(error: Exception) -> str:
