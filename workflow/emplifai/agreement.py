@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from emplifai.panel import Panel
+from emplifai.progress import Progress
 from emplifai.raters import raters_share, widen
 from emplifai.statistics import alt_test, correlation, deviation, icc, kappa, krippendorff, multiplicity, ppi
 from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate
@@ -60,10 +61,13 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], Measure]] = {
 def table(panels: list[Panel], settings: Settings, models: bool) -> list[Row]:
     """All rows. models: whether the data tell systems apart; without, everything is pooled."""
     rows: list[Row] = []
-    for panel in panels:
-        rows += rater_rows(panel, settings)
-        for judge in panel.judges:
-            rows += judge_rows(panel, judge, settings, models)
+    with Progress("agreement", sum(1 + len(panel.judges) for panel in panels), "tables") as progress:
+        for panel in panels:
+            rows += rater_rows(panel, settings)
+            progress.add()
+            for judge in panel.judges:
+                rows += judge_rows(panel, judge, settings, models)
+                progress.add()
     return _adjust(rows, models)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from emplifai.agreement import Settings
 from emplifai.panel import Panel
+from emplifai.progress import track
 from emplifai.statistics import correlation, deviation, multiplicity
 from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate
 from emplifai.statistics.permutation import sign_test, standardise, swap_test
@@ -26,11 +27,12 @@ Row = dict[str, Any]
 
 def table(panels: list[Panel], settings: Settings, models: bool) -> list[Row]:
     """Every pair of judges of every criterion, level by level."""
+    levels = ("pooled", "within_model", "within_cluster", "system") if models else ("pooled",)
+    pairs = [(panel, a, b) for panel in panels for a, b in combinations(panel.judges, 2)]
     rows = [
         _row(panel, a, b, level, statistic, settings)
-        for panel in panels
-        for a, b in combinations(panel.judges, 2)
-        for level in (("pooled", "within_model", "within_cluster", "system") if models else ("pooled",))
+        for panel, a, b in track(pairs, "comparisons", len(pairs), "pairs of judges")
+        for level in levels
         for statistic in STATISTICS
     ]
     return _adjust(rows, models)

@@ -48,8 +48,9 @@ def run(params: Params, paths: Paths) -> None:
         questions = _questions(params, paths)
         rated, aside, simulated = _rated(params, questions)
         judged, failed = _judged(params, paths)
+        proxies = frozenset({"bertscore", *(name for name, judge in params.judges.items() if judge.backend == "likelihood")})
         families = {name: judge.family for name, judge in params.judges.items() if judge.family}
-        found = panels(rated, judged, settings.cluster, {"bertscore"}, _attributes_of(params, questions), families)
+        found = panels(rated, judged, settings.cluster, {"bertscore"}, _attributes_of(params, questions), families, proxies)
         metrics = _write(found, settings, paths, models=True, simulated=simulated)
         metrics.update(ratings_set_aside=aside, judgements_failed=failed)
         write_json(paths.metrics("correlate"), metrics)
@@ -261,16 +262,21 @@ def _check_overlap(ratings_path: Path, judgements_path: Path, found: list[Panel]
 
 def _write(found: list[Panel], settings: Settings, paths: Paths, models: bool, simulated: bool) -> dict[str, float]:
     """All tables and the verdict; returns the metrics."""
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
     mark = {"simulated": "true"} if simulated else {}
 
     def write(name: str, rows: list[dict[str, Any]], columns: Iterable[str]) -> None:
         write_csv(paths.table(name), [row | mark for row in rows], [*columns, *mark])
 
-    agreed, audited = agreement.table(found, settings, models), audit.table(found, settings)
+    # The products are small: threads that wait for each other on busy cores take many times longer than one.
+    with threadpool_limits(1, "blas"):
+        agreed, audited = agreement.table(found, settings, models), audit.table(found, settings)
+        compared = comparisons.table(found, settings, models)
     items = [row for panel in found for row in _items(panel)]
     write("agreement", agreed, agreement.COLUMNS)
     write("bias", audited, agreement.COLUMNS)
-    write("comparisons", comparisons.table(found, settings, models), comparisons.COLUMNS)
+    write("comparisons", compared, comparisons.COLUMNS)
     write("items", items, dict.fromkeys(k for row in items for k in row))
     write("systems", [row for panel in found for row in _systems(panel, settings)], SYSTEMS)
     write_json(paths.verdict, stand_in.verdict(found, agreed, audited, settings, models, simulated))

@@ -25,6 +25,7 @@ class Panel:
     cluster: np.ndarray  # (items,) whole numbers
     samples: dict[str, np.ndarray] = field(default_factory=dict)  # (items, samples), of judges that answered more than once
     families: dict[str, str] = field(default_factory=dict)  # of judges, for self-preference
+    proxies: frozenset[str] = frozenset()  # judges that only stand for one: a likelihood, BERTScore
 
     @cached_property
     def count(self) -> np.ndarray:
@@ -80,6 +81,7 @@ def panels(
     own_scale: set[str],
     attributes: "pd.DataFrame",
     families: dict[str, str] | None = None,
+    proxies: frozenset[str] = frozenset(),
 ) -> list[Panel]:
     """One panel a criterion, in the order of the alphabet.
 
@@ -108,6 +110,7 @@ def panels(
                 np.unique(items[cluster].astype(str), return_inverse=True)[1],
                 _samples(scored, index),
                 families or {},
+                proxies & set(judges),
             )
         )
     return found

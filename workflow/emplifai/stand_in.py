@@ -111,8 +111,9 @@ def _judge(panel: Panel, judge: str, people: Json, rows: _Rows, bias: _Rows, set
         "fails": _fails(judge, rows, bias, settings),
         "mean_rating": rows.number(judge=judge, level="pooled", statistic="ppi_mean"),
     }
-    answer, words = _answer(judge, people, found)
-    return {"may_replace_a_rater": answer, "words": words, **found}
+    kind = "proxy" if judge in panel.proxies else "judge"
+    answer, words = _answer(f"the {kind} {judge}", people, found)
+    return {"kind": kind, "may_replace_a_rater": answer, "words": words[0].upper() + words[1:], **found}
 
 
 def _ceiling(judge: Json, apart: Json, people: Json) -> Json:
@@ -169,15 +170,15 @@ def _fails(judge: str, rows: _Rows, bias: _Rows, settings: Settings) -> Json:
     return {"below_its_mean_agreement": below, "undefined_in_model": undefined, **moved}
 
 
-def _answer(judge: str, people: Json, found: Json) -> tuple[str, str]:
+def _answer(name: str, people: Json, found: Json) -> tuple[str, str]:
     """yes, no, or why there is no answer; and the same in words."""
     test, order = found["alternative_annotator_test"], found["spearman"]
     if people["reliable"] in ("no", "unknown"):
-        return "no verdict", f"{people['words']} No verdict on {judge}."
+        return "no verdict", f"{people['words']} No verdict on {name}."
     if order["estimate"] is None:
-        words = f"{judge} cannot be compared with people ({order['status']})."
+        words = f"{name} cannot be compared with people ({order['status']})."
         return "no verdict", words
-    words = f"{judge} orders replies as people do to the degree {_shown(order)} (Spearman, {order['level']})"
+    words = f"{name} orders replies as people do to the degree {_shown(order)} (Spearman, {order['level']})"
     ceiling = found["ceiling"]["rater"]["estimate"]
     words += f"; a rater reaches {ceiling:.2f} against the others." if ceiling is not None else "."
     if test["status"] != "ok":
