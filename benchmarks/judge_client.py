@@ -61,6 +61,7 @@ class Server:
         told, tell = multiprocessing.Pipe(duplex=False)
         self.process = multiprocessing.get_context("spawn").Process(target=_serve, args=(tell, self.latency), daemon=True)
         self.process.start()
+        tell.close()  # so that a server that dies is an error here and no wait
         return f"http://127.0.0.1:{told.recv()}/v1"
 
     def __exit__(self, *_) -> None:

@@ -119,22 +119,25 @@ class Client:
         headers = {"content-type": "application/json"}
         if endpoint.key:
             headers["authorization"] = f"Bearer {endpoint.key}"
-        connections = httpx.Limits(max_connections=limits.max_in_flight, max_keepalive_connections=limits.max_in_flight)
         # trust_env=False: no proxy, no .netrc; what is private must not take a way that params.yaml does not name
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            limits=connections,
-            timeout=None,
-            trust_env=False,
-            follow_redirects=False,
-            verify=_trust(endpoint.url),
-        )
+        self._options = {"headers": headers, "timeout": None, "trust_env": False, "follow_redirects": False}
+        self._options["verify"] = _trust(endpoint.url)
+        # A client for each request in flight: the work of one pool grows with the square of its connections.
+        self._idle: list[httpx.AsyncClient] = []
+        self._clients: list[httpx.AsyncClient] = []
 
     async def __aenter__(self):
         return self
 
     async def __aexit__(self, *_):
-        await self._http.aclose()
+        for client in self._clients:
+            await client.aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._idle:
+            return self._idle.pop()
+        self._clients.append(httpx.AsyncClient(**self._options))
+        return self._clients[-1]
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer, or the tries or the time are over."""
@@ -184,12 +187,14 @@ class Client:
 
     async def _post(self, body: Request, timeout: float) -> Answer:
         content = json.dumps({"model": self.endpoint.model, **body}, ensure_ascii=False).encode()
-        started = time.monotonic()
+        started, client = time.monotonic(), self._client()
         try:
             async with asyncio.timeout(timeout):
-                response = await self._http.post(f"{self.endpoint.url}/chat/completions", content=content)
+                response = await client.post(f"{self.endpoint.url}/chat/completions", content=content)
         except (httpx.HTTPError, TimeoutError, OSError, ssl.SSLError) as error:
             raise from_transport(error, timeout) from None
+        finally:
+            self._idle.append(client)
         text = response.content.decode("utf-8", "replace")
         if self.endpoint.key:  # some servers repeat the key in their messages
             text = text.replace(self.endpoint.key, "***")
@@ -198,10 +203,10 @@ class Client:
         return replace(read(text), seconds=round(time.monotonic() - started, 3))
 
 
-def _trust(url: str) -> ssl.SSLContext | bool:
+def _trust(url: str) -> ssl.SSLContext:
     """Certificates of the system (and SSL_CERT_FILE), so that a hospital's own authority counts, with certifi's."""
     if not url.startswith("https:"):
-        return True
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used, and made in no time
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
     return context
