@@ -5,46 +5,20 @@ system (means of the models), raters (people among themselves).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
 from emplifai.panel import Panel
 from emplifai.progress import Progress
-from emplifai.raters import raters_share, widen
+from emplifai.rows import FEWEST, Maker, Row, Settings, constant, few, off_scale, one_value, people
 from emplifai.statistics import alt_test, correlation, deviation, icc, kappa, krippendorff, multiplicity, ppi
-from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate
-from emplifai.statistics.significance import p_value, permutation_p
+from emplifai.statistics.bootstrap import Measure, combine, difference, mean
+from emplifai.statistics.significance import permutation_p
 from emplifai.statistics.systems import STATISTICS, systems
 from emplifai.statistics.within import within
 
-COLUMNS = (
-    "criterion", "judge", "by", "group", "level", "statistic", "reference", "n_items", "n_raters",
-    "estimate", "ci_low", "ci_high", "p_value", "p_adjusted", "status",
-)  # fmt: skip
 ORDER = ("pearson", "spearman", "kendall_tau_b", "pairwise_accuracy")
 SCALE = ("bias", "mae", *icc.KINDS)  # need both sides on one scale
-TESTED = ("pearson", "spearman", "kendall_tau_b", "bias")  # get a p-value of "none"
-WIDE = 5000  # sums of a statistic (an ICC of 70 raters and more): too many to resample, no interval
-UNBOUNDED = ("bias", "mae", "ppi_mean")  # the others end at 1
-ZERO = 1e-12  # less is rounding
-FEWEST = 3  # items of a correlation: two always correlate perfectly
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    scale: tuple[float, float] = (1, 5)
-    cluster: str = "situation_id"
-    by: tuple[str, ...] = ()
-    confidence: float = 0.95
-    resamples: int = 2000
-    interval: Literal["percentile", "bca"] = "bca"
-    epsilon: float = 0.2
-    seed: int = 42
-
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], Measure]] = {
     "pearson": correlation.pearson,
@@ -75,7 +49,7 @@ def rater_rows(panel: Panel, settings: Settings) -> Iterator[Row]:
     """How reliable people are."""
     rated = panel.of(panel.count > 0)
     make = Maker(rated, "", "raters", settings)
-    why = _people(rated) or ("too few items" if (rated.count > 1).sum() < 2 else "") or _one_value(rated)
+    why = people(rated) or ("too few items" if (rated.count > 1).sum() < 2 else "") or one_value(rated)
     for level in ("ordinal", "interval", "nominal"):
         yield make.row(f"krippendorff_{level}", "", lambda p, level=level: krippendorff.alpha(p.ratings, level), why)
     for kind in icc.KINDS:
@@ -102,12 +76,12 @@ def _pooled(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     make, scores = Maker(shared, judge, "pooled", settings), shared.judges[judge]
     off = off_scale(shared, judge)
     for kind in icc.KINDS:
-        why = off or few(shared) or _constant(scores, shared.human)
+        why = off or few(shared) or constant(scores, shared.human)
         yield make.row(kind, "mean", _against(judge, kind), why)
-    why = _people(shared) or few(shared) or _constant(scores, shared.human)
+    why = people(shared) or few(shared) or constant(scores, shared.human)
     yield make.row("leave_one_out_spearman", "leave_one_out", lambda p: _leave_one_out(p, judge), why)
     yield make.row("leave_one_out_difference", "leave_one_out", lambda p: _beside_raters(p, judge), why)
-    yield from _alt_test(shared, make, judge, off or _people(shared), settings)
+    yield from _alt_test(shared, make, judge, off or people(shared), settings)
 
 
 def _against(judge: str, statistic: str) -> Callable[[Panel], Measure]:
@@ -192,7 +166,7 @@ def _ppi(panel: Panel, judge: str, level: str, by: str, group: str, settings: Se
     return make.row("ppi_mean", "mean", lambda p: ppi.ppi_mean(p.human, p.judges[judge]), why, rated)
 
 
-def _alt_test(shared: Panel, make: "Maker", judge: str, why: str, settings: Settings) -> Iterator[Row]:
+def _alt_test(shared: Panel, make: Maker, judge: str, why: str, settings: Settings) -> Iterator[Row]:
     result = None if why else alt_test.alt_test(shared.ratings, shared.judges[judge], settings.epsilon)
     why = why or ("" if result else "too few items")
     yield make.plain("alt_test_winning_rate", "leave_one_out", result.winning_rate if result else None, why)
@@ -227,94 +201,14 @@ def why_not(statistic: str, shared: Panel, judge: str, human: np.ndarray) -> str
     """Why a statistic is undefined on these items; empty where it is defined."""
     scores = shared.judges[judge]
     if statistic in ORDER[:3]:
-        return few(shared) or _constant(scores, human)
+        return few(shared) or constant(scores, human)
     if statistic == "pairwise_accuracy":
         return few(shared, 2)
     off = off_scale(shared, judge) or few(shared, 1)
     if statistic == "weighted_kappa" and not off:
         whole = (scores == scores.round()).all() and (human == human.round()).all()
-        return _constant(scores, human) or ("" if whole else "not whole points")
+        return constant(scores, human) or ("" if whole else "not whole points")
     return off
-
-
-def few(panel: Panel, fewest: int = FEWEST) -> str:
-    return "no items" if not len(panel.items) else "too few items" if len(panel.items) < fewest else ""
-
-
-def _people(panel: Panel) -> str:
-    if not len(panel.items):
-        return "no items"
-    return "one rater" if len(panel.raters) < 2 else "" if (panel.count > 1).any() else "no two raters share an item"
-
-
-def _one_value(panel: Panel) -> str:
-    return "constant ratings" if np.nanmax(panel.ratings) == np.nanmin(panel.ratings) else ""
-
-
-def _constant(judge: np.ndarray, human: np.ndarray) -> str:
-    """No spread, no agreement beyond chance to speak of: kappa and ICC would be 0 by definition, with an interval of no width."""
-    return "constant judge" if np.ptp(judge) == 0 else "constant ratings" if np.ptp(human) == 0 else ""
-
-
-def off_scale(panel: Panel, judge: str) -> str:
-    return "judge on its own scale" if judge in panel.own_scale else ""
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Makes rows that share panel, judge, level and group."""
-
-    panel: Panel
-    judge: str
-    level: str
-    settings: Settings
-    by: str = ""
-    group: str = ""
-
-    def plain(self, statistic: str, reference: str, estimate: float | None, why: str, items: int | None = None) -> Row:
-        return {
-            **dict.fromkeys(COLUMNS),
-            "criterion": self.panel.criterion,
-            "judge": self.judge,
-            "by": self.by,
-            "group": self.group,
-            "level": self.level,
-            "statistic": statistic,
-            "reference": reference,
-            "n_items": len(self.panel.items) if items is None else items,
-            "n_raters": len(self.panel.raters),
-            "estimate": None if why else 0.0 if estimate is not None and abs(estimate) < ZERO else estimate,
-            "status": why or "ok",
-        }
-
-    def row(
-        self,
-        statistic: str,
-        reference: str,
-        measure: Callable[[Panel], Measure],
-        why: str,
-        items: int | None = None,
-        by_cluster: bool = False,
-        raters: bool = True,
-    ) -> Row:
-        """A row with its interval; `why` says why there is none. by_cluster: the features are of clusters, not of items."""
-        if why:
-            return self.plain(statistic, reference, None, why, items)
-        made = measure(self.panel)
-        if made.features.shape[1] > WIDE:
-            return self.plain(statistic, reference, made.estimate(), "", items)
-        cluster = np.arange(made.features.shape[0]) if by_cluster else self.panel.cluster
-        found = replicate(made, cluster, self.settings.resamples, self.settings.seed)
-        if not np.isfinite(found.estimate):
-            return self.plain(statistic, reference, None, "undefined", items)
-        row = self.plain(statistic, reference, found.estimate, "", items)
-        wider = raters_share(self.panel, measure, found.drawn) if raters else 1.0
-        bounded = statistic not in UNBOUNDED
-        ends = interval(found, self.settings.confidence, self.settings.interval)
-        row["ci_low"], row["ci_high"] = (widen(found.estimate, end, wider, bounded) for end in ends)
-        if statistic in TESTED:
-            row["p_value"] = p_value(statistic, found, wider)
-        return row
 
 
 def _adjust(rows: list[Row], models: bool) -> list[Row]:

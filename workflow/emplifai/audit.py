@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from emplifai.agreement import FEWEST, Maker, Row, Settings, few
 from emplifai.panel import Panel
+from emplifai.rows import FEWEST, Maker, Row, Settings, few
 from emplifai.statistics import correlation, deviation, icc
 from emplifai.statistics.bootstrap import Measure, combine, replicate
 from emplifai.statistics.mixed_model import random_intercept

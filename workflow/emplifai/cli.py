@@ -116,7 +116,7 @@ def _run(args: argparse.Namespace) -> None:
         importlib.import_module("emplifai.study.command").run(args)
         return
     if args.command == "correlate" and (args.ratings or args.judgements):
-        importlib.import_module("emplifai.correlate").from_tables(args)
+        importlib.import_module("emplifai.own_tables").from_tables(args)
         return
     alone = getattr(args, "data", None) and args.params == Path("params.yaml") and not args.params.exists()
     params = schema.defaults() if alone else schema.load(args.params)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from emplifai.agreement import Settings
 from emplifai.panel import Panel
 from emplifai.progress import track
+from emplifai.rows import Settings
 from emplifai.statistics import correlation, deviation, multiplicity
 from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate
 from emplifai.statistics.permutation import sign_test, standardise, swap_test

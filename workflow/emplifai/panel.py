@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
+ATTRIBUTES = ("situation_id", "emotion", "family", "length")  # of items, where known; family: the model's; length: in characters
 GROUPS = 30  # of raters, left out one at a time
 
 

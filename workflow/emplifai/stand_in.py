@@ -7,8 +7,8 @@ does it fail; what is the mean that few ratings and many judgements give togethe
 
 from typing import Any
 
-from emplifai.agreement import Row, Settings
 from emplifai.panel import Panel
+from emplifai.rows import Row, Settings
 from emplifai.statistics.alt_test import ITEMS, alt_test
 
 RELIABLE, MODERATE = 0.75, 0.5  # ICC of the raters' mean: "good" and "moderate" in Koo & Li (2016)
