@@ -185,6 +185,7 @@ def test_command_needs_nothing_but_two_tables(tmp_path):
     x, y = np.array([1, 3, 5, 2, 4]), np.array([1, 2, 4, 3, 4])
     kappa = 1 - ((x - y) ** 2).mean() / np.subtract.outer(x, y).__pow__(2).mean()
     assert float(pick(table, judge="gpt", statistic="weighted_kappa")["estimate"]) == pytest.approx(kappa)
+    assert pick(table, level="raters", statistic="icc_a1")["ci_low"] == ""  # two raters: no interval to be trusted
     row = pick(table, judge="gpt", statistic="spearman")
     assert (row["reference"], row["n_items"], row["n_raters"], row["status"]) == ("mean", "5", "2", "ok")
 
@@ -333,6 +334,7 @@ def test_unreliable_people_give_no_verdict(tmp_path):
     write(tmp_path / "J.csv", J, [("gpt", f"d{i}", "empathy", rng.integers(1, 6)) for i in items])
     command(tmp_path, "--resamples", "200")
     found = json.loads((tmp_path / "out/verdict.json").read_text())["criteria"]["empathy"]
+    assert found["people"]["share_at_highest_point"] < 0.5
     assert found["people"]["reliable"] == "no" and "nothing can be validated" in found["people"]["words"]
     assert found["judges"]["gpt"]["may_replace_a_rater"] == "no verdict"
 

@@ -53,7 +53,9 @@ def rater_rows(panel: Panel, settings: Settings) -> Iterator[Row]:
     for level in ("ordinal", "interval", "nominal"):
         yield make.row(f"krippendorff_{level}", "", lambda p, level=level: krippendorff.alpha(p.ratings, level), why)
     for kind in icc.KINDS:
-        yield make.row(kind, "", lambda p, kind=kind: icc.icc(p.ratings, kind), why)
+        row = make.row(kind, "", lambda p, kind=kind: icc.icc(p.ratings, kind), why)
+        # Two raters tell nothing of raters' variance: an interval over situations alone would look sure of itself.
+        yield row if len(rated.raters) > 2 else row | {"ci_low": None, "ci_high": None}
     yield make.row("leave_one_out_spearman", "leave_one_out", _leave_one_out, why or few(rated))
 
 

@@ -12,6 +12,7 @@ from emplifai.rows import Row, Settings
 from emplifai.statistics.alt_test import ITEMS, alt_test
 
 RELIABLE, MODERATE = 0.75, 0.5  # ICC of the raters' mean: "good" and "moderate" in Koo & Li (2016)
+CEILING = 0.7  # share of ratings at one end of the scale that restricts the range
 SYSTEMS = 10  # fewer models than this: points to look at, no claim
 PASSED = 0.5  # winning rate of the alternative annotator test
 
@@ -65,12 +66,12 @@ class _Rows:
 
 
 def _criterion(panel: Panel, rows: _Rows, bias: _Rows, settings: Settings, models: bool) -> Json:
-    people = _people(panel, rows)
+    people = _people(panel, rows, settings)
     judges = {judge: _judge(panel, judge, people, rows, bias, settings, models) for judge in panel.judges}
     return {"people": people, "judges": judges}
 
 
-def _people(panel: Panel, rows: _Rows) -> Json:
+def _people(panel: Panel, rows: _Rows, settings: Settings) -> Json:
     """Are the raters reliable enough that agreement with their mean means something?"""
     alpha, mean = (rows.number(level="raters", statistic=s) for s in ("krippendorff_ordinal", "icc_ak"))
     value, low = mean["estimate"], mean.get("low")
@@ -86,11 +87,16 @@ def _people(panel: Panel, rows: _Rows) -> Json:
         reliable, words = "yes", f"People agree well (reliability of their mean {_shown(mean)})."
     if alpha["estimate"] is not None:
         words += f" A single rating is less reliable: Krippendorff's alpha {_shown(alpha)}."
+    ends = [float((panel.ratings == end).sum() / max(panel.count.sum(), 1)) for end in settings.scale]
+    if max(ends) > CEILING:
+        words += f" {max(ends):.0%} of the ratings are one end of the scale: little is left to agree on, whoever judges."
     return {
         "raters": len(panel.raters),
         "items": int((panel.count > 0).sum()),
         "ratings": int(panel.count.sum()),
         "reliable": reliable,
+        "share_at_lowest_point": ends[0],
+        "share_at_highest_point": ends[1],
         "krippendorff_ordinal": alpha,
         "reliability_of_mean": mean,
         "ceiling": rows.number(level="raters", statistic="leave_one_out_spearman"),
