@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Evidence:
     items: list[dict[str, str]]
     verdict: dict[str, Any]  # of the correlate stage
 
-    @property
+    @cached_property
     def test(self) -> dict[str, Dialogue]:
         return {d.dialogue_id: d for d in self.dialogues["test"]}
 

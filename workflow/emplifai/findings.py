@@ -207,4 +207,4 @@ def _means(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
     for key, value in pairs:
         if value is not None:
             found[key].append(value)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+    return {key: sum(values) / len(values) for key, values in found.items()}

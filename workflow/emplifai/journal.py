@@ -136,7 +136,7 @@ def job(params: Params, paths: Paths, record: Path) -> Job:
     found.files = [keep(paths, where, path) for where, path in small]
     found.files.append(keep(paths, "run.json", record))
     if stage == "finetune":
-        found.adapter = [keep(paths, path.name, path) for path in sorted(paths.adapter(name).glob("*")) if path.is_file()]
+        found.adapter = [keep(paths, path.name, path) for path in sorted(paths.adapter(name).glob("[!.]*"))]
     return found
 
 

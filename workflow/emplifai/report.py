@@ -80,12 +80,13 @@ def numbers(run: Evidence, systems: list[str]) -> dict[tuple[str, str], list[str
     from emplifai.blocks import SIMULATED, heads, judge_name
 
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    named = {judge: heads(run, judge) for judge in run.params.judges}
     for model in systems:
         for i, value in findings.f1(run, model).items():
             found[model, i].append(f"BERTScore F1 {value:.3f}")
         for judge in run.params.judges:
             parts = defaultdict(list)
-            for criterion, head in heads(run, judge).items():
+            for criterion, head in named[judge].items():
                 for i, value in findings.judged(run, judge, model, criterion).items():
                     parts[i].append(f"{head} {value:.1f}")
             for i, texts in parts.items():
