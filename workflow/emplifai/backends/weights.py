@@ -31,7 +31,14 @@ def load(entry: Model, adapter: Path | None = None, device: str | None = None, d
     model = _model(entry, place, device, resolve_dtype(dtype or entry.dtype, device))
     if adapter is not None:
         model = _attach(model, adapter, entry)
+    model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return model.eval(), load_tokenizer(entry)
+
+
+def _contiguous(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The head's input in one piece: for a slice of positions torch would copy the weights of the head for each row, where
+    they want no gradient, as after merging (2.6 s instead of 0.03 s a step, Gemma 3 270M, 4 rows on two cores)."""
+    return (args[0].contiguous(), *args[1:])
 
 
 def folder(entry: Model) -> Path:
