@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from conftest import runner
 from emplifai.records import CRITERIA
 from rating_study import MODELS, Server, draw, emplifai, make
 
@@ -144,6 +145,30 @@ def test_two_raters_rate_everything_and_the_numbers_arrive_unchanged(study, brow
     with open(folder / "data/ratings/page.csv", encoding="utf-8") as file:
         rows = {(r["rater_id"], r["dialogue_id"], r["model"], r["criterion"]): int(r["score"]) for r in csv.DictReader(file)}
     assert rows == want and len(rows) == 2 * 8 * 3
+    correlated(folder, rows)
+
+
+def correlated(folder, rows: dict[tuple, int]) -> None:
+    """What correlate makes of them: the mean of the two raters, reply by reply."""
+    replies = sorted({key[1:] for key in rows})
+    lines = [f"j,{dialogue},{model},{criterion},{1 + k % 5}" for k, (dialogue, model, criterion) in enumerate(replies)]
+    (folder / "judged.csv").write_text("\n".join(["judge,dialogue_id,model,criterion,score", *lines]))
+    command = [
+        "correlate",
+        "--ratings",
+        "data/ratings/page.csv",
+        "--judgements",
+        "judged.csv",
+        "--out",
+        "out",
+        "--resamples",
+        "100",
+    ]
+    runner(folder)("emplifai", *command)
+    with open(folder / "out/items.csv", encoding="utf-8") as file:
+        means = {(r["dialogue_id"], r["model"], r["criterion"]): float(r["human_mean"]) for r in csv.DictReader(file)}
+    assert means == {reply: (rows["r01", *reply] + rows["r02", *reply]) / 2 for reply in replies}
+    assert "simulated" not in (folder / "out/agreement.csv").read_text("utf-8")
 
 
 def test_what_was_not_saved_is_called_so_and_sent_again(study, browser):

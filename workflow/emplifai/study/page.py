@@ -10,7 +10,6 @@ import sqlite3
 import sys
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qs
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -21,23 +20,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from emplifai.study import display
+from emplifai.study.guard import POLICY, Headers, read_form
 from emplifai.study.project import Project, token_sha256
 from emplifai.study.store import LONGEST, Outcome, Rater, Store
 from emplifai.study.throttle import Throttle
 
-LONGEST_BODY = 4096  # bytes of a request
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-POLICY = (
-    "default-src 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'; connect-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
-)
 MESSAGES = {
     "stale": "この項目はすでに終わっています。",
     "conflict": "ほかの画面で点数が変わりました。表示を確かめてください。",
@@ -58,24 +45,7 @@ def application(project: Project, store: Store, tls: bool) -> Starlette:
         Route("/health", lambda _: PlainTextResponse("ok")),
     ]
     handlers = {sqlite3.Error: _unsaved, HTTPException: _refused}
-    return Starlette(routes=routes, exception_handlers=handlers, middleware=[(_Headers, (), {})])
-
-
-class _Headers:
-    """The headers of every answer, errors included."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        async def add(message):
-            if message["type"] == "http.response.start":
-                names = {name for name, _ in message["headers"]}
-                more = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
-                message["headers"] = [*message["headers"], *((k, v) for k, v in more if k not in names)]
-            await send(message)
-
-        await self.app(scope, receive, add if scope["type"] == "http" else send)
+    return Starlette(routes=routes, exception_handlers=handlers, middleware=[(Headers, (), {})])
 
 
 def _unsaved(request: Request, error: Exception) -> Response:
@@ -124,7 +94,7 @@ class _Page:
         """A link is /enter#TOKEN: what stands after # stays in the browser, out of all logs; the page sends it as a form."""
         if request.method == "GET":
             return self._show(request, "enter", message="")
-        form = await _form(request)
+        form = await read_form(request)
         source = request.client.host if request.client else ""
         if wait := self.throttle.wait(source):
             message = "誤ったリンクが続いたため、しばらく受け付けません。数分後にもう一度お試しください。"
@@ -193,7 +163,7 @@ class _Page:
         rater = await self._rater(request)
         if rater is None:
             raise HTTPException(401, "接続の期限が切れました。お手元のリンクをもう一度開いてください。")
-        form = await _form(request)
+        form = await read_form(request)
         if not hmac.compare_digest(form.get("form", "").encode(), self._form_token(request).encode()):
             raise HTTPException(403, "画面が古くなっています。読み込み直してください。")
         return rater, form
@@ -251,23 +221,3 @@ def _to_home() -> Response:
 def _told(outcome: Outcome) -> Response:
     body = {"position": outcome.position, "saved": outcome.saved, "message": MESSAGES.get(outcome.status, "")}
     return JSONResponse(body, {"saved": 200, "incomplete": 422}.get(outcome.status, 409))
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form of ours; 403 from other sites, 413 when too long, 400 when a field comes twice or is no text."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise HTTPException(403, "ほかのサイトからの要求は受け付けません。")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LONGEST_BODY:
-            raise HTTPException(413, "長すぎます。")
-    try:
-        fields = parse_qs(
-            body.decode("ascii"), keep_blank_values=True, strict_parsing=bool(body), errors="strict", max_num_fields=20
-        )
-    except ValueError:
-        raise HTTPException(400, "読み取れません。") from None
-    if any(len(values) > 1 for values in fields.values()):
-        raise HTTPException(400, "同じ欄が二つあります。")
-    return {name: values[0] for name, values in fields.items()}

@@ -4,7 +4,6 @@ The server never opens key.json: which model wrote a reply is not in its memory,
 """
 
 import hashlib
-import hmac
 import os
 import secrets
 from collections import Counter
@@ -22,6 +21,7 @@ from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Question, Reply, atomic, file_sha256, read_json, read_jsonl, sha256, write_json
 from emplifai.study import sampling
+from emplifai.study.blinding import Key, checks
 from emplifai.study.sampling import Entry
 from emplifai.study.store import Store
 
@@ -76,7 +76,7 @@ def create(folder: Path, params: Params, paths: Paths, plan: Plan) -> dict[str, 
     given = sampling.assign([q.model for q in drawn], raters, plan.per_item or plan.raters, plan.seed)
     orders = {rater: sampling.order(numbers, rater, plan.repeat, plan.seed) for rater, numbers in given.items()}
     texts = _texts()
-    key = _Key(drawn, _checks(candidates, drawn, orders, texts["check"], params.judge.scale, plan.seed))
+    key = Key(drawn, checks(candidates, drawn, orders, texts["check"], params.judge.scale, plan.seed))
     with _private():
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, params, plan, key, orders, texts, empty)
@@ -178,51 +178,6 @@ def _at(value: Any, path: Sequence[Any]) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-@dataclass(frozen=True)
-class _Check:
-    dialogue: Dialogue
-    text: str
-    score: int
-
-
-class _Key:
-    """Opaque ids: an HMAC of what is shown, under a secret of this study. Known to key.json alone."""
-
-    def __init__(self, drawn: Sequence[Question], checks: Sequence[_Check]):
-        self.secret = secrets.token_hex(32)
-        self.drawn, self.checks = drawn, checks
-
-    def id(self, entry: Entry) -> str:
-        if entry.kind == "check":
-            what = f"check\0{entry.number}"
-        else:
-            question = self.drawn[entry.number]
-            what = f"{entry.kind}\0{question.dialogue.dialogue_id}\0{question.model}"
-        return hmac.new(bytes.fromhex(self.secret), what.encode(), "sha256").hexdigest()[:16]
-
-    def shown(self, entry: Entry) -> tuple[Dialogue, str]:
-        part = (self.checks if entry.kind == "check" else self.drawn)[entry.number]
-        return part.dialogue, part.text
-
-    def row(self, entry: Entry) -> dict[str, Any]:
-        if entry.kind == "check":
-            return {"kind": "check", "expected": self.checks[entry.number].score}
-        question = self.drawn[entry.number]
-        named = {"dialogue_id": question.dialogue.dialogue_id, "model": question.model}
-        return {"kind": entry.kind, **named, "text_sha256": sha256(question.text)}
-
-
-def _checks(candidates, drawn, orders: dict[str, list[Entry]], text: str, scale: tuple[int, int], seed: int) -> list[_Check]:
-    """Attention checks: a dialogue that is not rated, where there is one, and a reply that says what to choose."""
-    count = max((e.number + 1 for order in orders.values() for e in order if e.kind == "check"), default=0)
-    taken = {q.dialogue.dialogue_id for q in drawn}
-    dialogues = {q.dialogue.dialogue_id: q.dialogue for q in candidates}
-    names = sorted(dialogues, key=lambda name: (name in taken, sampling.digest([seed, "check", name])))
-    ends = [p for p in range(scale[0], scale[1] + 1) if p != (scale[0] + scale[1]) // 2]
-    chosen = [ends[int(sampling.digest([seed, "check score", k])[:8], 16) % len(ends)] for k in range(count)]
-    return [_Check(dialogues[names[k % len(names)]], text.format(score=p), p) for k, p in enumerate(chosen)]
-
-
 @contextmanager
 def _private():
     """Files made here are for their owner only."""
@@ -233,7 +188,7 @@ def _private():
         os.umask(before)
 
 
-def _write(folder, params: Params, plan: Plan, key: _Key, orders: dict[str, list[Entry]], texts, empty: int) -> None:
+def _write(folder, params: Params, plan: Plan, key: Key, orders: dict[str, list[Entry]], texts, empty: int) -> None:
     import yaml
 
     entries = sorted({entry for order in orders.values() for entry in order})

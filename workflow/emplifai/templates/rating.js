@@ -4,7 +4,7 @@
   "use strict";
   const entry = document.querySelector("form[data-enter]");
   if (entry && location.hash.length > 1) {
-    entry.elements.token.value = decodeURIComponent(location.hash.slice(1));
+    entry.elements.token.value = location.hash.slice(1);
     history.replaceState(null, "", "/enter");
     entry.submit();
     return;
