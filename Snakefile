@@ -1,5 +1,6 @@
 # The EmplifAI study as a workflow: `snakemake --cores 2 all`, or `snakemake --profile slurm all` on a cluster.
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from emplifai import params as schema
+from emplifai import prefetch, slurm
 from emplifai.errors import UserError
 from emplifai import STAGES
 from emplifai.paths import Paths, data_files, rating_files
@@ -19,11 +21,13 @@ configfile: "params.yaml"
 
 
 # `python -m emplifai` in a rule is this Python and this checkout, whether or not an environment is active; with
-# `--software-deployment-method conda` it is the Python of the rule's own environment.
+# `--software-deployment-method conda` it is the Python of the rule's own environment. Models come by `emplifai prefetch`.
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH')}",
     PYTHONPATH=f"{Path('workflow').absolute()}",
+    HF_HUB_OFFLINE="1",
 )
+slurm.mend()
 
 try:
     P = schema.load("params.yaml")
@@ -37,7 +41,22 @@ PATHS = Paths()
 MODELS, TUNED, JUDGES = list(P.models), P.tuned, list(P.judges)
 
 
+def one_of(names):
+    """A wildcard's constraint: these names only."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def shards(stage, name="", entry=None):
+    """Marks of the jobs that a part's work is spread over; none where its own job does it all."""
+    count = getattr(P, stage).shards
+    if count == 1 or (entry and not entry.uses_gpu):
+        return []
+    return [PATHS.shard(stage, name, f"{k}of{count}") for k in range(1, count + 1)]
+
+
 wildcard_constraints:
+    shard=r"\d+",
+    count=r"\d+",
     model=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     judge=r"[A-Za-z0-9][A-Za-z0-9._-]*",
 
@@ -46,6 +65,8 @@ localrules:
     all,
     validate,
     split,
+    generate_here,
+    judge_here,
     all_finetune,
     all_generate,
     all_judge,
@@ -69,3 +90,15 @@ include: "workflow/rules/judge.smk"
 include: "workflow/rules/correlate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/track.smk"
+
+
+# What would fail hours later is said before the first job.
+onstart:
+    if not workflow.touch:
+        try:
+            if workflow.non_local_exec:
+                slurm.check()
+            needed = [(job.rule.name, "".join(job.wildcards)) for job in workflow.dag.needrun_jobs()]
+            prefetch.check(P, needed)
+        except UserError as error:
+            raise WorkflowError(*error.faults)

@@ -29,7 +29,7 @@ class Cluster:
 
     nodes = ("n1", "n2")
 
-    def __init__(self, folder: Path, cpus: int = 8, memory: int = 8000):
+    def __init__(self, folder: Path, cpus: int = 8, memory: int = 64000):
         self.folder, self.cpus, self.memory = folder, cpus, memory
         self.processes: dict[str, subprocess.Popen] = {}
         folder.mkdir(parents=True)
@@ -50,7 +50,7 @@ class Cluster:
             f"SlurmUser={getpass.getuser()}",
             "AuthType=auth/munge",
             "CredType=cred/munge",
-            f"AuthInfo=socket={self._munge}/socket",
+            f"AuthInfo=socket={self._munge}/socket,cred_expire=2",  # a job of a failed node waits that long
             f"StateSaveLocation={self.folder}/state",
             f"SlurmdSpoolDir={self.folder}/spool.%n",
             f"SlurmctldPidFile={self.folder}/slurmctld.pid",
@@ -142,6 +142,16 @@ class Cluster:
         """Jobs that have not ended: id, state, comment (Snakemake puts the rule there)."""
         lines = self.call("squeue", "-h", "-t", "PD,R,CG,S", "-o", "%i|%T|%k").stdout.splitlines()
         return [tuple(line.split("|", 2)) for line in lines]
+
+    def show(self, job: str) -> dict[str, str]:
+        """What `scontrol show job` says: {"JobState": "RUNNING", ...}; of an array of words the last."""
+        words = self.call("scontrol", "show", "job", "--oneliner", job).stdout.split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def next_job(self) -> int:
+        """The number that the next job gets."""
+        config = self.call("scontrol", "show", "config").stdout
+        return int(config.split("NEXT_JOB_ID")[1].split("=")[1].split()[0])
 
     def _wait(self, ready, what: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds

@@ -248,8 +248,11 @@ def test_killed_run_ends_in_the_same_weights(ready, run):
     change_params(ready, finetune__max_dialogues=112, finetune__checkpoint_every=2, finetune__dropout=0.1)
     run("emplifai", "finetune", "--model", "tuned", OMP_NUM_THREADS="1")
     whole = finished(ready)
-    assert not list((ready / ".cache/finetune").glob("*"))
     shutil.rmtree(ready / "results/finetune")
+    again = run("emplifai", "finetune", "--model", "tuned", OMP_NUM_THREADS="1").stderr
+    assert "these very weights were trained before (" in again and finished(ready) == whole
+    shutil.rmtree(ready / "results/finetune")
+    shutil.rmtree(ready / ".cache/finetune")
     process = subprocess.Popen(
         [BIN / "emplifai", "finetune", "--model", "tuned"],
         cwd=ready,

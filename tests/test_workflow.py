@@ -39,6 +39,7 @@ CHANGES = {
     "generate.repetition_penalty": (1.3, "generate"),
     "generate.no_repeat_ngram": (3, "generate"),
     "generate.max_new_tokens": (10, "generate"),
+    "generate.batch_tokens": (4096, "generate"),
     "bertscore.model": ("data/other-model", "bertscore"),
     "bertscore.layer": (2, "bertscore"),
     "judge.criteria": (["empathy"], "judge"),
@@ -69,7 +70,8 @@ def leaves(values: dict, at: str = "") -> set[str]:
 def planned(run) -> set[str]:
     """Stages that a Snakemake run would run now."""
     done = run("snakemake", "-n", "--cores", "2")
-    return {s for s in LATER if any(line.split()[:1] == [s] for line in done.stdout.splitlines())}
+    rules = {line.split()[0].removesuffix("_here") for line in done.stdout.splitlines() if line.strip()}
+    return rules & set(LATER)
 
 
 def changed(run) -> set[str]:

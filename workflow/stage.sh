@@ -6,7 +6,9 @@ stage=$1
 target=$stage
 rules=$stage
 case $stage in
-  finetune | generate | judge) target=all_$stage rules="$stage all_$stage" ;;
+  finetune) target=all_finetune rules="finetune all_finetune" ;;
+  generate | judge) target=all_$stage rules="$stage ${stage}_here ${stage}_shard all_$stage" ;;
+  bertscore) rules="bertscore bertscore_shard" ;;
   report) target=all rules="report track all" ;;
 esac
 export SNAKEMAKE_PROFILE="${SNAKEMAKE_PROFILE:-workflow/profiles/local}"

@@ -11,7 +11,8 @@ from emplifai.errors import UserError
 from emplifai.labels import Label
 from emplifai.params import Params
 from emplifai.paths import Paths
-from emplifai.records import Dialogue, Reply, Score, read_json, read_jsonl, write_csv, write_json, write_jsonl
+from emplifai.records import Dialogue, Reply, Score, read_json, read_jsonl, sha256, write_csv, write_json, write_jsonl
+from emplifai.shards import Shard
 from emplifai.statistics.bootstrap import mean_interval
 from emplifai.statistics.classification import accuracy, confusion, macro_f1, top
 from emplifai.statistics.shuffled import partners
@@ -32,11 +33,18 @@ class Item(NamedTuple):
     reference: str
 
 
-def run(params: Params, paths: Paths) -> None:
-    """Write MODEL.jsonl, emotions.csv, confusion.csv, metrics.json and run.json. Raises UserError."""
+def run(params: Params, paths: Paths, shard: Shard | None = None) -> None:
+    """Write MODEL.jsonl, emotions.csv, confusion.csv, metrics.json and run.json. Raises UserError.
+
+    A shard only fills the cache with the scores of its references: each is encoded by one shard.
+    """
     labels = emotions.load(params.data.labels)
     test = {d.dialogue_id: d for d in read_jsonl(paths.part("test"), Dialogue)}
     systems = {(m, task): _items(paths, m, task, test, labels) for m in params.models for task in TASKS}
+    if shard:
+        pairs = [pair for (_, task), items in systems.items() for pair in _pairs(task, items, test, params.bertscore.seed)]
+        PairScorer(params.bertscore, paths.cache).scores(pair for pair in pairs if shard.owns(sha256(pair[1])))
+        return
     inputs = [paths.part("train"), paths.part("test"), params.data.labels, *(paths.replies(m, t) for m, t in systems)]
     _remove_orphans(params, paths)
     with provenance.record(paths.record("bertscore"), "bertscore", params.section("bertscore"), inputs) as record:
@@ -70,6 +78,10 @@ def _items(paths: Paths, model: str, task: str, test: dict[str, Dialogue], label
             word = labels[reply.label].ja if reply.label in labels else reply.text
             found.append(Item(reply, dialogue, word, labels[dialogue.emotion].ja))
     return sorted(found, key=lambda i: (i.reply.dialogue_id, i.reply.sample))
+
+
+def _pairs(task: str, items: list[Item], test: dict[str, Dialogue], seed: int) -> list[tuple[str, str]]:
+    return [*((i.candidate, i.reference) for i in items), *_null_pairs(task, items, test, seed)]
 
 
 def _null_pairs(task: str, items: list[Item], test: dict[str, Dialogue], seed: int) -> Counter[tuple[str, str]]:

@@ -1,6 +1,8 @@
-"""Where a training run stands, on disk: a run that was killed goes on from there to the same weights."""
+"""Where a training run stands, on disk: a run that was killed goes on from there to the same weights.
 
-import shutil
+What a finished run ended in stays there too, like a generated reply: the same training is not done twice.
+"""
+
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,3 @@ class Checkpoints:
         except Exception as error:  # zip, pickle and torch raise many kinds for a damaged file
             print(f"{self.path}: unreadable checkpoint ({type(error).__name__}); training starts anew", file=sys.stderr)
             return None
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path.parent, ignore_errors=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 
 from emplifai import STAGES, __version__
@@ -24,6 +25,7 @@ HELP = {
     "ratings": "ratings by people: draw a study, serve its page, import, simulate, plan",
     "prefetch": "fetch and prepare the models that params.yaml names",
     "sync": "after git checkout or dvc pull: make Snakemake believe what DVC has proved",
+    "status": "what is done, what runs, what failed and why, and what a run would do",
     "track": "send all results to MLflow (idempotent)",
     "ui": "show all runs in MLflow's pages (for a tracking server: say where they are)",
     "finish": "say where the report is and what to type next",
@@ -47,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     commands.choices["judge"].add_argument(
         "--dry-run", action="store_true", help="say how many questions, tokens and dollars it would take; send nothing"
     )
+    for name in ("generate", "bertscore", "judge"):
+        commands.choices[name].add_argument("--shard", metavar="K/N", help="compute this share into the cache, write no results")
     commands.choices["track"].add_argument(
         "--register", action="store_true", help="also make the adapters versions of registered models"
     )
@@ -110,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from emplifai import locks, shards
     from emplifai import params as schema
 
     if args.command == "ratings":
@@ -133,11 +138,15 @@ def _run(args: argparse.Namespace) -> None:
     paths = Paths(folders=folders)
     if getattr(args, "gather", False):
         importlib.import_module("emplifai.gather").run(params, paths, args.command)
-    elif name := EACH.get(args.command):
-        act = module.dry_run if getattr(args, "dry_run", False) else getattr(module, getattr(args, "action", None) or "run")
-        act(params, paths, _known(params, args, name))
+    elif getattr(args, "dry_run", False):
+        module.dry_run(params, paths, _known(params, args, EACH[args.command]))
     else:
-        module.run(params, paths)
+        name = [_known(params, args, EACH[args.command])] if args.command in EACH else []
+        act = getattr(module, getattr(args, "action", None) or "run")
+        part = {"shard": shards.shard(args.shard)} if getattr(args, "shard", None) else {}
+        own = ".".join(filter(None, (*name, str(part.get("shard", "")))))
+        with locks.alone(paths, args.command, own) if args.command in locks.DEAR else nullcontext():
+            act(params, paths, *name, **part)
 
 
 def _known(params, args: argparse.Namespace, kind: str) -> str:

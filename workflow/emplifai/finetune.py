@@ -41,7 +41,6 @@ def run(params: Params, paths: Paths, name: str) -> None:
         write_jsonl(paths.history(name), trained.run.history)
         write_json(paths.metrics("finetune", name), metrics)
         record |= _cost(model, trained, seconds)
-    checkpoints.remove()
 
 
 def _chosen(part: str, rows: list[Dialogue], settings: Finetune) -> list[Dialogue]:

@@ -12,16 +12,23 @@ from emplifai.labels import Label
 from emplifai.params import Model, Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Reply, read_jsonl, sha256, write_json, write_jsonl
+from emplifai.shards import Shard
 from emplifai.statistics.bootstrap import Interval, mean_interval
 
 
-def run(params: Params, paths: Paths, name: str) -> None:
-    """Write reply.jsonl, emotion.jsonl, likelihood.jsonl and metrics.json of one model. A task not asked for is empty."""
+def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> None:
+    """Write reply.jsonl, emotion.jsonl, likelihood.jsonl and metrics.json of one model. A task not asked for is empty.
+
+    A shard only fills the cache with its share of the answers.
+    """
     entry = params.models[name]
     test = list(read_jsonl(paths.part("test"), Dialogue))
     train = list(read_jsonl(paths.part("train"), Dialogue))
     names = label_file.load(params.data.labels)
     adapter = _adapter(entry, paths, name)
+    if shard:
+        _answers(params, paths, name, adapter, test, train, names, {}, shard)
+        return
     inputs = [paths.part("test"), paths.part("train"), params.data.labels, *(sorted(adapter.iterdir()) if adapter else [])]
     used = {"generate": params.section("generate"), "model": params.section("models")[name]}
     with provenance.record(paths.record("generate", name), "generate", used, inputs, name) as notes:
@@ -41,7 +48,7 @@ def _adapter(entry: Model, paths: Paths, name: str) -> Path | None:
     return path
 
 
-def _answers(params, paths, name, adapter, test, train, names, notes) -> tuple[list[Reply], list[Reply], list[dict]]:
+def _answers(params, paths, name, adapter, test, train, names, notes, shard=None) -> tuple[list[Reply], list[Reply], list[dict]]:
     entry, tasks = params.models[name], params.generate.tasks
     if entry.backend in systems.SYSTEMS:
         answers = systems.SYSTEMS[entry.backend](test, train, params.generate.seed)
@@ -51,6 +58,7 @@ def _answers(params, paths, name, adapter, test, train, names, notes) -> tuple[l
     cache = Cache(paths.cache / "generate")
     try:
         model = _model(params, name, adapter, names, cache, exemplars(train, entry.shots))
+        model.shard = shard
         replies = model.reply(test) if "reply" in tasks else []
         likelihood = model.likelihood(test) if "reply" in tasks else []
         emotions = model.emotion(test) if "emotion" in tasks else []

@@ -9,16 +9,24 @@ from emplifai.errors import UserError
 from emplifai.params import JudgeModel, Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Judgement, Question, Reply, sha256
+from emplifai.shards import Shard
 
 KINDS = ("shuffled", "truncated", "parrot")  # made from the data, beside the contrasts that people wrote
 
 
-def run(params: Params, paths: Paths, name: str) -> None:
-    """Write JUDGE/MODEL.jsonl, contrast.jsonl, metrics.json and run.json.
+def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> None:
+    """Write JUDGE/MODEL.jsonl, contrast.jsonl, metrics.json and run.json. A shard only fills a likelihood judge's cache.
 
     Raises UserError when more judgements failed than judge.max_failed_share; what was answered stays in the cache.
     """
     test, asked, contrasts = _all(params, paths)
+    if shard:
+        from emplifai.backends.likelihood import fill
+
+        fill(
+            _unique([*contrasts, *(q for rows in asked.values() for q in rows)]), name, params.judges[name], params, paths, shard
+        )
+        return
     inputs = [*(paths.replies(model) for model in params.models), *(paths.part(p) for p in ("train", "dev", "test"))]
     used = {"judge": params.section("judge"), "judge_model": params.section("judges")[name]}
     with provenance.record(paths.record("judge", name), "judge", used, inputs, name) as extra:

@@ -112,6 +112,7 @@ class Generate(Section):
     emotion_in_prompt: bool = Field(False, description="tell the model the patient's emotion when it replies")
     emotion: Emotion = Emotion()
     batch_tokens: Positive = Field(8192, description="tokens of a batch, prompt and reply")
+    shards: Positive = Field(1, description="jobs that a transformers model's work is spread over; the files are the same")
     max_in_flight: Positive = Field(8, description="requests at once (openai backend)")
     timeout: Annotated[float, Field(gt=0)] = Field(120, description="seconds a request (openai backend)")
     seed: int = 42
@@ -129,13 +130,12 @@ class Bertscore(Section):
     layer: Positive | None = Field(11, description="hidden layer; null: the one bert-score recommends")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: Positive = Field(8192, description="tokens of a batch")
+    shards: Positive = Field(1, description="jobs that the work is spread over; the files are the same")
     seed: int = Field(42, description="of the shuffled null")
 
 
 class Audit(Section):
-    min_contrast_auc: Share | None = Field(
-        None, description="a lower AUC of any contrast fails the audit; null: none does"
-    )
+    min_contrast_auc: Share | None = Field(None, description="a lower AUC of any contrast fails the audit; null: none does")
     max_leak_rate: Share | None = Field(None, description="a larger share of attacks that raise a score fails the audit")
 
 
@@ -157,6 +157,7 @@ class Judge(Section):
     )
     max_failed_share: Share = Field(0.2, description="more failed judgements than this fail the stage")
     audit: Audit = Field(Audit(), description="limits of `emplifai judge audit`")
+    shards: Positive = Field(1, description="jobs that a likelihood judge's work is spread over; the files are the same")
     fit_situations: Positive = Field(64, description="train situations that the likelihood proxy is fitted on")
     seed: int = 42
 

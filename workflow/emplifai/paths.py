@@ -3,6 +3,7 @@
 import ast
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from emplifai import STAGES
 
@@ -82,6 +83,10 @@ class Paths:
         """Log-probability of each reference under a model; empty where the backend has none."""
         return self.stage("generate") / model / "likelihood.jsonl"
 
+    def shard(self, stage: str, name: str, shard: Any) -> Path:
+        """The mark that a shard of a stage's part has filled the cache."""
+        return self.cache / "shards" / stage / name / str(shard)
+
     # bertscore
     def scores(self, model: str) -> Path:
         return self.stage("bertscore") / f"{model}.jsonl"
@@ -128,7 +133,20 @@ class Paths:
 
 
 #: Modules that every stage shares: what they promise is the contract between stages, not a stage's result.
-CONTRACTS = ("errors", "records", "params", "paths", "cache", "progress", "provenance", "models", "labels", "privacy")
+CONTRACTS = (
+    "errors",
+    "records",
+    "params",
+    "paths",
+    "cache",
+    "progress",
+    "provenance",
+    "models",
+    "labels",
+    "privacy",
+    "locks",
+    "shards",
+)
 
 
 def _source(module: str) -> Path:

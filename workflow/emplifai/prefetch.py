@@ -1,43 +1,80 @@
-"""Fetch and prepare every model that params.yaml names, where there is a network; jobs then run without one."""
+"""Fetch, prepare and verify every model that params.yaml names, where there is a network; jobs then run without one."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from emplifai import models
 from emplifai.errors import UserError
-from emplifai.params import Params
+from emplifai.params import Model, Params
 from emplifai.paths import Paths
 
-NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py", "tokenizer*"]
+NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*"]
+CODE = ["*.py"]  # only for a model whose entry trusts its code
 
 
 def run(params: Params, paths: Paths) -> None:
-    """Print where each model lies and its size. Raises UserError naming every one that is not to be had."""
+    """Print where each model lies and its size. Raises UserError naming every one that is not to be had or damaged."""
     faults = []
-    for name, revision in wanted(params):
+    for entry in wanted(params):
         try:
-            place = Path(models.locate(name))
-            place = place if place.is_dir() else _fetch(name, revision)
+            place = Path(models.locate(entry.model))
+            place = place if place.is_dir() else _fetch(entry)
+            _verify(place)
             size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-            print(f"{name}: {size / 1e9:.2f} GB in {place}", file=sys.stderr)
+            print(f"{entry.model}: {size / 1e9:.2f} GB in {place}", file=sys.stderr)
         except UserError as error:
             faults += error.faults
     if faults:
         raise UserError(*faults)
 
 
-def wanted(params: Params) -> list[tuple[str, str | None]]:
-    """Name and revision of each model that runs here."""
-    here = [(m.model, m.revision) for m in params.models.values() if m.backend == "transformers"]
-    here += [(j.model, j.revision) for j in params.judges.values() if j.backend == "likelihood"]
-    here += [(params.bertscore.model, params.bertscore.revision)]
-    return sorted({(name, revision) for name, revision in here if name}, key=str)
+def check(params: Params, jobs: Iterable[tuple[str, str]]) -> None:
+    """Raises UserError naming every model that jobs (stage, name) need and that is not whole on this machine."""
+    from emplifai.backends import weights
+
+    faults = []
+    for entry in wanted(params, jobs):
+        try:
+            _verify(weights.folder(entry))
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(*faults)
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def wanted(params: Params, jobs: Iterable[tuple[str, str]] | None = None) -> list[Model]:
+    """Each model that runs here, as an entry; of some jobs (stage, name) only."""
+    jobs = None if jobs is None else set(jobs)
+    found = {}
+
+    def want(stages: tuple[str, ...], name: str, **entry) -> None:
+        if jobs is None or any((stage, name) in jobs for stage in stages):
+            found.setdefault((entry["model"], entry["revision"]), Model(backend="transformers", **entry))
+
+    for name, m in params.models.items():
+        if m.backend == "transformers":
+            stages = ("finetune", "generate")
+            want(stages, name, model=m.model, revision=m.revision, trust_remote_code=m.trust_remote_code)
+    for name, j in params.judges.items():
+        if j.backend == "likelihood":
+            want(("judge",), name, model=j.model, revision=j.revision)
+    want(("bertscore",), "", model=params.bertscore.model, revision=params.bertscore.revision)
+    return [found[key] for key in sorted(found, key=str)]
+
+
+def _verify(place: Path) -> None:
+    from emplifai.backends import weights
+
+    weights.check_files(place)
+
+
+def _fetch(entry: Model) -> Path:
     from huggingface_hub import snapshot_download
 
+    wanted_files = NEEDED + CODE * entry.trust_remote_code
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=NEEDED))
+        return Path(snapshot_download(entry.model, revision=entry.revision, allow_patterns=wanted_files))
     except Exception as error:  # the hub raises a dozen kinds; each means that the model is not here
-        raise UserError(f"{name}@{revision or 'main'}: cannot be fetched: {' '.join(str(error).split())[:300]}") from None
+        told = " ".join(str(error).split())[:300]
+        raise UserError(f"{entry.model}@{entry.revision or 'main'}: cannot be fetched: {told}") from None

@@ -61,6 +61,7 @@ class Trainer:
                 if run.step % self.settings.checkpoint_every == 0 and run.step < self.steps:
                     self._save()
                 progress.add(note=f"loss {row['loss']:.3f}, dev {run.dev.get('dev_loss', math.nan):.3f}")
+        self._save(done=True)
         self._restore(run.best)
         return run
 
@@ -156,9 +157,13 @@ class Trainer:
             for name, p in self.weights.items():
                 p.copy_(state[name])
 
-    def _save(self) -> None:
+    def _save(self, done: bool = False) -> None:
+        """A checkpoint; when all is done only what the adapter is made from, a third of the size."""
         import torch
 
+        if done:
+            self.checkpoints.save({"run": vars(self.run)})
+            return
         cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         state = {"run": vars(self.run), "weights": self._copy(), "optimizer": self.optimizer.state_dict()}
         self.checkpoints.save({**state, "cpu": torch.get_rng_state(), "cuda": cuda})
@@ -170,6 +175,9 @@ class Trainer:
         if state is None:
             return False
         self.run.__dict__.update(state["run"])
+        if "weights" not in state:
+            print(f"finetune: these very weights were trained before ({self.run.step} steps)", file=sys.stderr)
+            return True
         self._restore(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["cpu"])

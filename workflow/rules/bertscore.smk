@@ -5,6 +5,7 @@
 
 rule bertscore:
     input:
+        shards=shards("bertscore"),
         replies=[PATHS.replies(model) for model in MODELS],
         emotions=[PATHS.replies(model, "emotion") for model in MODELS],
         train=PATHS.part("train"),
@@ -28,5 +29,25 @@ rule bertscore:
     params:
         bertscore=P.section("bertscore"),
         models=MODELS,
+        part="",
     shell:
-        "python -m emplifai bertscore 2>&1 | tee {log:q}"
+        "python -m emplifai bertscore {params.part} 2>&1 | tee {log:q}"
+
+
+# With bertscore.shards above 1: jobs that fill the cache, from which the rule above then writes.
+use rule bertscore as bertscore_shard with:
+    input:
+        replies=[PATHS.replies(model) for model in MODELS],
+        emotions=[PATHS.replies(model, "emotion") for model in MODELS],
+        train=PATHS.part("train"),
+        test=PATHS.part("test"),
+        labels=P.data.labels,
+        code=PATHS.code("bertscore"),
+    output:
+        touch(PATHS.shard("bertscore", "", "{shard}of{count}")),
+    log:
+        PATHS.log("bertscore", "bertscore.{shard}of{count}"),
+    params:
+        bertscore=P.section("bertscore"),
+        models=MODELS,
+        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.count}",

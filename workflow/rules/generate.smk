@@ -5,6 +5,7 @@
 
 rule generate:
     input:
+        shards=lambda wildcards: shards("generate", wildcards.model, P.models[wildcards.model]),
         train=PATHS.part("train"),
         dev=PATHS.part("dev"),
         test=PATHS.part("test"),
@@ -19,18 +20,49 @@ rule generate:
         record=PATHS.record("generate", "{model}"),
     log:
         PATHS.log("generate", "{model}"),
+    wildcard_constraints:
+        model=one_of(model for model in MODELS if P.models[model].uses_gpu),
     conda:
         "../../envs/gpu.yaml"
     threads: 8
     resources:
-        gres=lambda wildcards: "gpu:1" if P.models[wildcards.model].uses_gpu else "",
+        gres="gpu:1",
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         generate=P.section("generate"),
         model=lambda wildcards: P.section("models")[wildcards.model],
+        part="",
     shell:
-        "python -m emplifai generate --model {wildcards.model:q} 2>&1 | tee {log:q}"
+        "python -m emplifai generate --model {wildcards.model:q} {params.part} 2>&1 | tee {log:q}"
+
+
+# With generate.shards above 1: jobs that fill the cache, from which the rule above then writes.
+use rule generate as generate_shard with:
+    input:
+        train=PATHS.part("train"),
+        dev=PATHS.part("dev"),
+        test=PATHS.part("test"),
+        labels=P.data.labels,
+        adapter=lambda wildcards: [PATHS.adapter(wildcards.model)] if wildcards.model in TUNED else [],
+        code=PATHS.code("generate"),
+    output:
+        touch(PATHS.shard("generate", "{model}", "{shard}of{count}")),
+    log:
+        PATHS.log("generate", "{model}.{shard}of{count}"),
+    params:
+        generate=P.section("generate"),
+        model=lambda wildcards: P.section("models")[wildcards.model],
+        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.count}",
+
+
+# The anchors, which take seconds, and models on a server: no job for the cluster.
+use rule generate as generate_here with:
+    wildcard_constraints:
+        model=one_of(model for model in MODELS if not P.models[model].uses_gpu),
+    threads: 1
+    resources:
+        mem_mb=4000,
 
 
 rule all_generate:

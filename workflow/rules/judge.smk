@@ -5,6 +5,7 @@
 
 rule judge:
     input:
+        shards=lambda wildcards: shards("judge", wildcards.judge, P.judges[wildcards.judge]),
         replies=[PATHS.replies(model) for model in MODELS],
         parts=[PATHS.part(part) for part in ("train", "dev", "test")],
         labels=P.data.labels,
@@ -16,19 +17,49 @@ rule judge:
         record=PATHS.record("judge", "{judge}"),
     log:
         PATHS.log("judge", "{judge}"),
+    wildcard_constraints:
+        judge=one_of(judge for judge in JUDGES if P.judges[judge].uses_gpu),
     conda:
         "../../envs/gpu.yaml"
     threads: 8
     resources:
-        gres=lambda wildcards: "gpu:1" if P.judges[wildcards.judge].uses_gpu else "",
+        gres="gpu:1",
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         judge=P.section("judge"),
         judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
         models=MODELS,
+        part="",
     shell:
-        "python -m emplifai judge --judge {wildcards.judge:q} 2>&1 | tee {log:q}"
+        "python -m emplifai judge --judge {wildcards.judge:q} {params.part} 2>&1 | tee {log:q}"
+
+
+# With judge.shards above 1: jobs that fill the cache, from which the rule above then writes.
+use rule judge as judge_shard with:
+    input:
+        replies=[PATHS.replies(model) for model in MODELS],
+        parts=[PATHS.part(part) for part in ("train", "dev", "test")],
+        labels=P.data.labels,
+        code=PATHS.code("judge"),
+    output:
+        touch(PATHS.shard("judge", "{judge}", "{shard}of{count}")),
+    log:
+        PATHS.log("judge", "{judge}.{shard}of{count}"),
+    params:
+        judge=P.section("judge"),
+        judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
+        models=MODELS,
+        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.count}",
+
+
+# A judge on a server: its cap on requests at once is judge.max_in_flight, and the nodes may have no network.
+use rule judge as judge_here with:
+    wildcard_constraints:
+        judge=one_of(judge for judge in JUDGES if not P.judges[judge].uses_gpu),
+    threads: 1
+    resources:
+        mem_mb=4000,
 
 
 rule all_judge:

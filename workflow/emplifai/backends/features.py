@@ -13,6 +13,7 @@ from emplifai.loss import is_plain_head
 from emplifai.progress import Progress
 from emplifai.prompt import encode, encode_piece
 from emplifai.records import digest
+from emplifai.shards import Shard
 
 STEP = 16  # tokens: rows are padded to a multiple of it
 BATCH_TOKENS = 2048  # of a batch on the processor
@@ -53,10 +54,12 @@ class Reader:
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         self._key = [fingerprint, str(model.dtype), layer, STEP, BATCH_TOKENS]
 
-    def read(self, passages: Iterable[Passage], what: str = "proxy: reading") -> dict[Passage, Reading]:
-        """Readings by passage. Each distinct passage that the cache lacks goes through the model once."""
-        passages = list(dict.fromkeys(passages))
-        keys = {p: digest([*self._key, *p]) for p in passages}
+    def read(
+        self, passages: Iterable[Passage], what: str = "proxy: reading", shard: Shard | None = None
+    ) -> dict[Passage, Reading]:
+        """Readings by passage. Each distinct passage that the cache lacks goes through the model once; a shard's own only."""
+        keys = {p: digest([*self._key, *p]) for p in dict.fromkeys(passages)}
+        passages = [p for p, key in keys.items() if shard is None or shard.owns(key)]
         rows = [Row(p, *self.encode(p)) for p in passages if keys[p] not in self.cache]
         for row in rows:
             if len(row.ids) > self.longest:

@@ -23,6 +23,7 @@ from emplifai.errors import UserError
 from emplifai.params import JudgeModel, Model, Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Judgement, Question, Turn, digest, sha256
+from emplifai.shards import Shard
 
 FAULTS = {  # the worse anchors of a criterion: the faults that it is about, and that it can see
     "fluency": ("truncated", "garbled"),
@@ -50,6 +51,24 @@ def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: 
 
     Reads train and dev dialogues, and writes what the model read to .cache/judge/NAME. Raises UserError when dev is empty.
     """
+    texts, fit, anchors = read(questions, name, judge, params, paths)
+    scorer = Scorer(texts, fit, anchors, params.judge.scale)
+    if not scorer.written:
+        print(f"warning: judge {name}{UNWRITTEN}", file=sys.stderr)
+    for question in questions:
+        for criterion in judge.criteria or params.judge.criteria:
+            yield scorer.judge(question, name, criterion)
+
+
+def fill(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths, shard: Shard) -> None:
+    """Read a shard's share of all texts into the cache."""
+    read(questions, name, judge, params, paths, shard)
+
+
+def read(
+    questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths, shard: Shard | None = None
+) -> tuple["Texts", list[Question], list[Question]]:
+    """The texts, as far as they were read, and what the head is fitted on and the scores are anchored on."""
     train, dev = (list(records.read_jsonl(paths.part(part), Dialogue)) for part in ("train", "dev"))
     if not train or not dev:
         raise UserError(f"judge {name}: the proxy is fitted on train and anchored on dev dialogues; split.dev must be above 0")
@@ -59,15 +78,11 @@ def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: 
     cache = Cache(paths.cache / "judge" / name)
     try:
         texts = Texts(judge, labels.load(params.data.labels), cache)
-        texts.read([*(p for q in fit for p in texts.shown(q)), *(p for q in [*anchors, *questions] for p in texts.asked(q))])
-        scorer = Scorer(texts, fit, anchors, params.judge.scale)
+        asked = [*(p for q in fit for p in texts.shown(q)), *(p for q in [*anchors, *questions] for p in texts.asked(q))]
+        texts.read(asked, shard)
     finally:
         cache.close()
-    if not scorer.written:
-        print(f"warning: judge {name}{UNWRITTEN}", file=sys.stderr)
-    for question in questions:
-        for criterion in judge.criteria or params.judge.criteria:
-            yield scorer.judge(question, name, criterion)
+    return texts, fit, anchors
 
 
 def chosen(dialogues: Iterable[Dialogue], count: int) -> list[Dialogue]:
@@ -109,8 +124,8 @@ class Texts:
         turns = [Turn("patient", ""), Turn("supporter", "")]
         return self._passage(replace(question.dialogue, situation="", turns=turns), question.text, features=False)
 
-    def read(self, passages: Iterable[Passage]) -> None:
-        self.readings |= self.reader.read(passages)
+    def read(self, passages: Iterable[Passage], shard: Shard | None = None) -> None:
+        self.readings |= self.reader.read(passages, shard=shard)
 
     def _passage(self, dialogue: Dialogue, text: str, features: bool) -> Passage:
         told = replace(dialogue, turns=[*dialogue.turns[:-1], Turn("supporter", text.strip())])
@@ -125,7 +140,7 @@ class Scorer:
     def __init__(self, texts: Texts, fit: Sequence[Question], anchors: Sequence[Question], scale: tuple[int, int]):
         self.texts, self.scale = texts, scale
         self.written = any(q.model in contrast.WRITTEN for q in fit)
-        self.head = proxy.fit_head(*pairs(fit, [self._read(texts.shown(q)[0]).features for q in fit]))
+        self.head = fitted(texts, fit)
         references = [q for q in anchors if q.model == "reference"]
         self.limit = proxy.overlap_limit([(q.text, q.dialogue.patient) for q in references])
         self.anchors = {criterion: self._anchors(criterion, anchors) for criterion in FAULTS}
@@ -190,11 +205,13 @@ class Scorer:
         return self.texts.readings[passage]
 
 
-def pairs(questions: Sequence[Question], features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Features of each reference beside each worse reply to the same patient: two arrays [pairs, features]."""
-    good = {q.dialogue.dialogue_id: f for q, f in zip(questions, features, strict=True) if q.model == "reference"}
-    rows = [(good[q.dialogue.dialogue_id], f) for q, f in zip(questions, features, strict=True) if q.model != "reference"]
-    return np.stack([g for g, _ in rows]), np.stack([b for _, b in rows])
+def fitted(texts: Texts, questions: Sequence[Question]) -> proxy.Head:
+    """The head that puts each reference above the worse replies to the same patient."""
+    features = [(q.dialogue.dialogue_id, q.model, texts.readings[texts.shown(q)[0]].features) for q in questions]
+    features = [row for row in features if row[2] is not None]  # None: longer than the model reads
+    good = {dialogue: f for dialogue, kind, f in features if kind == "reference"}
+    pairs = [(good[dialogue], f) for dialogue, kind, f in features if kind != "reference" and dialogue in good]
+    return proxy.fit_head(np.stack([g for g, _ in pairs]), np.stack([b for _, b in pairs]))
 
 
 def _round(value: float) -> float:

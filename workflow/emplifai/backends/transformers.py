@@ -17,6 +17,7 @@ from emplifai.labels import Label, read
 from emplifai.params import Generate, Model
 from emplifai.progress import Progress
 from emplifai.records import Dialogue, Reply, digest, file_sha256, sha256
+from emplifai.shards import Shard
 
 
 class Transformers:
@@ -35,6 +36,7 @@ class Transformers:
         self.name, self.entry, self.generate, self.labels = name, entry, generate, labels
         self.cache, self.adapter, self.shots = cache, adapter, shots
         self.fresh = self.cached = 0
+        self.shard: Shard | None = None  # with one, answers of other shards that the cache lacks are left out
         self.device = weights.default_device()
         if adapter is not None:
             weights.check_adapter(adapter, entry)
@@ -94,7 +96,7 @@ class Transformers:
 
         prompts = [p + c for p, c in pairs]
         values = self._all("likelihood", keys, prompts, likelihoods.batches(pairs, self.generate.batch_tokens), compute)
-        return [{"dialogue_id": d.dialogue_id, **value} for d, value in zip(dialogues, values, strict=True)]
+        return [{"dialogue_id": d.dialogue_id, **value} for d, value in zip(dialogues, values, strict=True) if value]
 
     def _pieces(self, dialogue: Dialogue, emotion: bool = False, reply: bool = True) -> list[prompt.Segment]:
         told = dialogue.emotion if emotion else None
@@ -122,6 +124,7 @@ class Transformers:
         return [
             self._reply(task, d, given, ids, sample, settings, **value)
             for (d, given, ids, sample), value in zip(rows, values, strict=True)
+            if value
         ]
 
     @cached_property
@@ -141,6 +144,8 @@ class Transformers:
         values = self._all("emotion", keys, ids, plan, compute)
         replies = []
         for (d, given), row, value in zip(told, ids, values, strict=True):
+            if not value:
+                continue
             order = sorted(range(len(names)), key=lambda k: (-value["scores"][k], k))
             ranking = [names[k] for k in order]
             tokens = len(choices.answers[order[0]])
@@ -170,14 +175,16 @@ class Transformers:
         """The value of each key, from the cache or computed; a batch is in the cache before the next one begins."""
         import torch
 
-        missing = {i for i, key in enumerate(keys) if key not in self.cache}
+        plan = self.shard.of(plan) if self.shard else plan
+        missing = {i for batch in plan for i in batch if keys[i] not in self.cache}
+        items = sum(map(len, plan))
         self.fresh += len(missing)
-        self.cached += len(keys) - len(missing)
+        self.cached += items - len(missing)
         if missing:
             self.reader.share(rows)
-        with Progress(f"{self.name}: {what}", len(keys)) as progress:
+        with Progress(f"{self.name}: {what}", items) as progress:
             self._say = lambda note: progress.add(0, note)
-            progress.add(len(keys) - len(missing))
+            progress.add(items - len(missing))
             for batch in batches.chunks(plan, missing):
                 try:
                     values = compute(batch)

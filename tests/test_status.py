@@ -1,0 +1,98 @@
+"""`emplifai status`: what it says at each point of a run."""
+
+import fcntl
+import json
+import os
+import time
+
+from conftest import change_params
+from emplifai import locks, status
+from emplifai.paths import Paths
+
+
+def rows(text: str) -> dict[tuple[str, str], str]:
+    """{(stage, name): state and note} of the table."""
+    found = {}
+    for line in text.splitlines()[1:]:
+        if line.strip() and len(line.split()) >= 3:
+            stage, name, *rest = line.split()
+            found[stage, name] = " ".join(rest)
+    return found
+
+
+def test_before_a_run_all_waits_for_a_reason(run):
+    begun = time.monotonic()
+    done = run("emplifai", "status")
+    assert time.monotonic() - begun < 15  # about 2 s on an idle machine
+    shown = rows(done.stdout)
+    assert shown["validate", "-"].startswith("waiting Missing output files")
+    assert shown["generate", "base"].startswith("waiting") and shown["judge", "proxy"].startswith("waiting")
+    assert "A run would do 14 of 14 parts" in done.stdout
+
+
+def test_done_failed_running_and_why(project, run):
+    run("snakemake", "--cores", "1", "--quiet", "all", "--", "split")
+    change_params(project, generate__timeout=7)
+    (project / "logs/finetune").mkdir(parents=True)
+    (project / "logs/finetune/tuned.log").write_text("loading\nerror: finetune: out of memory; raise finetune.accumulation\n")
+    (project / "logs/generate").mkdir()
+    (project / "logs/generate/parrot.log").write_text("stopped; the same command goes on from here\n")
+    lock = locks.file(Paths(cache=project / ".cache"), "generate", "base")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(json.dumps({"host": "n7", "pid": 4, "job": "81", "since": time.time()}))
+        held.flush()
+        shown = rows(run("emplifai", "status").stdout)
+    assert shown["validate", "-"].startswith("done since") and shown["split", "-"].startswith("done")
+    assert shown["finetune", "tuned"] == (
+        "failed error: finetune: out of memory; raise finetune.accumulation (logs/finetune/tuned.log)"
+    )
+    assert (
+        shown["generate", "parrot"].startswith("stopped stopped; the same command")
+        and "logs/generate/parrot.log" in shown["generate", "parrot"]
+    )
+    assert shown["generate", "base"].startswith("running since") and shown["generate", "base"].endswith("SLURM job 81 on n7")
+    assert shown["generate", "tuned"].startswith("waiting")
+    change_params(project, split__seed=7)
+    shown = rows(run("emplifai", "status").stdout)
+    assert shown["validate", "-"].startswith("done")
+    assert shown["split", "-"].startswith("waiting Params have changed")
+
+
+def test_jobs_of_slurm_are_read_as_the_plugin_names_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        f"7|RUNNING|rule_finetune_wildcards_tuned|2026-01-02T03:04:05|2026-01-02T03:00:00|None|n1|{tmp_path}",
+        f"8|PENDING|rule_generate_wildcards_base-3shot|N/A|2026-01-02T03:00:01|Resources||{tmp_path}",
+        "9|RUNNING|rule_bertscore|2026-01-02T03:04:05|2026-01-02T03:00:00|None|n1|/another/project",
+    ]
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    jobs = status.submitted()
+    assert {(k, j.id, j.state) for k, j in jobs.items()} == {
+        (("finetune", "tuned"), "7", "RUNNING"),
+        (("generate", "base-3shot"), "8", "PENDING"),
+    }
+    found = status.part(Paths(), "generate", "base-3shot", {}, jobs)
+    assert (found.state, found.note) == ("queued", "SLURM job 8, since 2026-01-02 03:00:01 (Resources)")
+    found = status.part(Paths(), "finetune", "tuned", {("finetune", "tuned"): "why"}, jobs)
+    assert (found.state, found.note) == ("running", "since 2026-01-02 03:04:05, SLURM job 7 on n1")
+
+
+def test_one_process_at_a_time_on_a_part(tmp_path, capfd):
+    paths = Paths(cache=tmp_path)
+    assert locks.holder(locks.file(paths, "judge", "proxy")) is None
+    with locks.alone(paths, "judge", "proxy"):
+        child = os.fork()
+        if not child:
+            with locks.alone(paths, "judge", "proxy"):
+                (tmp_path / "second").write_text("")
+            os._exit(0)
+        time.sleep(0.5)
+        assert locks.holder(locks.file(paths, "judge", "proxy"))["pid"] == os.getpid()
+        assert not (tmp_path / "second").exists()
+    assert os.waitpid(child, 0)[1] == 0 and (tmp_path / "second").exists()
+    assert f"judge proxy: waiting for another that does the same (process {os.getpid()} on" in capfd.readouterr().err

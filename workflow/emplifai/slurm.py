@@ -1,0 +1,159 @@
+"""SLURM by Snakemake's plugin (snakemake-executor-plugin-slurm 2.8.0), mended where it waits for ever or gives up too soon.
+
+Each mend names what the plugin does without it. The pin in constraints.txt and tests/test_slurm.py keep them together.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from typing import Any
+
+from emplifai.errors import UserError
+
+PLUGIN = "snakemake_executor_plugin_slurm"
+UNKNOWN = 10**6  # seconds: a MinJobAge that no interval comes near
+ABSENT = 3  # polls in a row that do not show a job: SLURM has forgotten it
+PATIENCE = 3600  # seconds that a submission waits for slurmctld
+
+
+def mend() -> None:
+    """Mend the plugin if Snakemake has loaded it; once."""
+    plugin = sys.modules.get(PLUGIN)
+    if plugin is None or hasattr(plugin.Executor, "mended"):
+        return
+    plugin.Executor.mended = True
+    plugin.get_min_job_age = _min_job_age(plugin.get_min_job_age)
+    plugin.query_job_status = _plain_states(plugin.query_job_status)
+    _note_ends(plugin.Executor)
+    plugin.Executor.check_active_jobs = _keep_in_sight(plugin.Executor.check_active_jobs)
+    plugin.Executor.run_job = _when_there(plugin.Executor.run_job)
+
+
+def check() -> None:
+    """Raises UserError where no job can be submitted, before the first is."""
+    try:
+        asked = subprocess.run(["sbatch", "--version"], capture_output=True, text=True)
+        asked = subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=120)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename}: not found; type this on the cluster's login node (perhaps after `module load slurm`), or use "
+            "this machine: snakemake --cores all all"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise UserError("sinfo: no answer in 2 minutes; is slurmctld well? Ask the cluster's administrators") from None
+    if asked.returncode:
+        said = " ".join(asked.stderr.split())
+        what = "munged does not run on this machine" if "munge" in said.lower() else "this machine cannot reach slurmctld"
+        raise UserError(f"SLURM does not answer: {what}; ask the cluster's administrators. sinfo said: {said[:300]}")
+
+
+def _min_job_age(original):
+    """Without: one failed `scontrol`, or a cluster without accounting, and the plugin polls a sacct that cannot answer."""
+
+    def get_min_job_age() -> int:
+        age = original()
+        return age if age is not None and _accounting() else UNKNOWN
+
+    return get_min_job_age
+
+
+def _accounting() -> bool:
+    try:
+        shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "accounting_storage/slurmdbd" in shown
+
+
+def _plain_states(original):
+    """Without: sacct's "CANCELLED by 1000" is none of the states that the plugin knows, so the job counts as running."""
+
+    async def query_job_status(command: str, logger: Any):
+        states, seconds = await original(command, logger)
+        return (None if states is None else {job: state.split()[0] for job, state in states.items() if state}), seconds
+
+    return query_job_status
+
+
+def _note_ends(executor: type) -> None:
+    """Remember which jobs were reported as ended."""
+
+    def noted(original):
+        def report(self, job, *args, **kwargs):
+            vars(self).setdefault("_ended", set()).add(job.external_jobid)
+            return original(self, job, *args, **kwargs)
+
+        return report
+
+    executor.report_job_success = noted(executor.report_job_success)
+    executor.report_job_error = noted(executor.report_job_error)
+
+
+def _keep_in_sight(original):
+    """Without: a poll that SLURM does not answer makes the plugin forget all jobs, and wait for ever for none.
+
+    Also polls at a steady pace (the plugin's grows to 3 minutes, in which a cluster may forget that a job ended), says when
+    SLURM is silent, and gives a job up that SLURM no longer knows: its next try finds in the cache what it had made.
+    """
+
+    async def check_active_jobs(self, active_jobs):
+        async for _ in original(self, active_jobs):
+            pass
+        kept = [job for job in active_jobs if job.external_jobid not in vars(self).get("_ended", ())]
+        known = await _known(self.run_uuid) if kept else set()
+        _tell_silence(self, known is None)
+        for job in kept:
+            if not _gone(self, job, known):
+                yield job
+        self.next_seconds_between_status_checks = self.workflow.executor_settings.init_seconds_before_status_checks
+
+    return check_active_jobs
+
+
+async def _known(run: str) -> set[str] | None:
+    """Ids of the run's jobs that SLURM knows; None when it does not answer."""
+    command = ("squeue", "--noheader", "--states=all", "--format=%i", "--name", run)
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-3)
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+    except (OSError, TimeoutError):
+        return None
+    return set(out.decode().split()) if process.returncode == 0 else None
+
+
+def _gone(executor: Any, job: Any, known: set[str] | None) -> bool:
+    absent = vars(executor).setdefault("_absent", {})
+    if known is None or job.external_jobid in known or "_" in job.external_jobid:
+        absent.pop(job.external_jobid, None)
+        return False
+    absent[job.external_jobid] = absent.get(job.external_jobid, 0) + 1
+    if absent[job.external_jobid] < ABSENT:
+        return False
+    executor.report_job_error(job, msg=f"SLURM no longer knows job {job.external_jobid}, nor how it ended. ")
+    return True
+
+
+def _tell_silence(executor: Any, silent: bool) -> None:
+    since = getattr(executor, "_silent", None)
+    if silent and since is None:
+        executor._silent = time.monotonic()
+        executor.logger.warning("SLURM does not answer (squeue fails). Jobs run on; this waits until it does.")
+    elif not silent and since is not None:
+        executor._silent = None
+        executor.logger.warning(f"SLURM answers again after {time.monotonic() - since:.0f} seconds.")
+
+
+def _when_there(original):
+    """Without: a submission fails while slurmctld restarts, and three such failures end the run."""
+
+    def run_job(self, job):
+        until, told = time.monotonic() + PATIENCE, False
+        while time.monotonic() < until and subprocess.run(["sinfo", "-h"], capture_output=True).returncode:
+            if not told:
+                self.logger.warning("SLURM does not answer: the next job is submitted when it does.")
+                told = True
+            time.sleep(5)
+        return original(self, job)
+
+    return run_job
