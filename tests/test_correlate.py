@@ -375,3 +375,24 @@ def test_encodings_of_spreadsheets_are_read(tmp_path):
     (tmp_path / "J.csv").write_bytes(judged.encode("utf-8-sig"))
     command(tmp_path, "--resamples", "100")
     assert pick(rows(tmp_path / "out/agreement.csv"), criterion="共感", judge="審査", statistic="spearman")["n_items"] == "6"
+
+
+def test_a_judge_on_a_smaller_scale_is_compared_alike(tmp_path):
+    """c is b on a scale of its own: every comparison with a must come out the same."""
+    rng = np.random.default_rng(2)
+    quality = rng.normal(size=60)
+    near, far = ([point(q + noise * rng.normal()) for q in quality] for noise in (0.8, 1.8))
+    write(
+        tmp_path / "R.csv",
+        R,
+        [(f"r{k}", f"d{i}", "empathy", point(q + rng.normal())) for i, q in enumerate(quality) for k in (1, 2)],
+    )
+    judges = {"a": near, "b": far, "c": [score / 10 for score in far]}
+    write(tmp_path / "J.csv", J, [(name, f"d{i}", "empathy", s) for name, scores in judges.items() for i, s in enumerate(scores)])
+    command(tmp_path, "--resamples", "500")
+    table = rows(tmp_path / "out/comparisons.csv")
+    for statistic in ("pearson", "spearman"):
+        b, c = (pick(table, judge_a="a", judge_b=other, statistic=statistic) for other in "bc")
+        assert 0.001 < float(b["p_value"]) < 0.9
+        for column in ("difference", "ci_low", "ci_high", "p_value", "williams_p"):
+            assert float(b[column]) == pytest.approx(float(c[column]), abs=1e-9), column
