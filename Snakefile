@@ -1,17 +1,16 @@
 # The EmplifAI study as a workflow: `snakemake --cores 2 all`, or `snakemake --profile slurm all` on a cluster.
 import os
-import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from emplifai import STAGES, prefetch, shards, slurm
 from emplifai import params as schema
-from emplifai import prefetch, slurm
 from emplifai.errors import UserError
-from emplifai import STAGES
 from emplifai.paths import Paths, data_files, rating_files
 
 min_version("9.0")
@@ -41,17 +40,7 @@ PATHS = Paths()
 MODELS, TUNED, JUDGES = list(P.models), P.tuned, list(P.judges)
 
 
-def one_of(names):
-    """A wildcard's constraint: these names only."""
-    return "|".join(map(re.escape, names)) or "(?!)"
-
-
-def shards(stage, name="", entry=None):
-    """Marks of the jobs that a part's work is spread over; none where its own job does it all."""
-    count = getattr(P, stage).shards
-    if count == 1 or (entry and not entry.uses_gpu):
-        return []
-    return [PATHS.shard(stage, name, f"{k}of{count}") for k in range(1, count + 1)]
+one_of, marks = shards.one_of, partial(shards.marks, P, PATHS)
 
 
 wildcard_constraints:

@@ -3,10 +3,14 @@
 So the files are the same whatever the number of shards: what is computed does not depend on it, only where.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from emplifai.errors import UserError
+from emplifai.params import JudgeModel, Model, Params
+from emplifai.paths import Paths
 
 T = TypeVar("T")
 
@@ -35,3 +39,16 @@ def shard(text: str) -> Shard:
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise UserError(f"--shard {text}: want K/N with K from 1 to N, for example 2/5")
     return Shard(int(number), int(count))
+
+
+def one_of(names: Iterable[str]) -> str:
+    """A Snakemake wildcard's constraint: these names only."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def marks(params: Params, paths: Paths, stage: str, name: str = "", entry: Model | JudgeModel | None = None) -> list[Path]:
+    """Marks of the jobs that a part's work is spread over; none where its own job does it all."""
+    count = params.section(stage)["shards"]
+    if count == 1 or (entry and not entry.uses_gpu):
+        return []
+    return [paths.shard(stage, name, f"{k}of{count}") for k in range(1, count + 1)]

@@ -5,7 +5,7 @@
 
 rule bertscore:
     input:
-        shards=shards("bertscore"),
+        shards=marks("bertscore"),
         replies=[PATHS.replies(model) for model in MODELS],
         emotions=[PATHS.replies(model, "emotion") for model in MODELS],
         train=PATHS.part("train"),

@@ -5,7 +5,7 @@
 
 rule generate:
     input:
-        shards=lambda wildcards: shards("generate", wildcards.model, P.models[wildcards.model]),
+        shards=lambda wildcards: marks("generate", wildcards.model, P.models[wildcards.model]),
         train=PATHS.part("train"),
         dev=PATHS.part("dev"),
         test=PATHS.part("test"),

@@ -5,7 +5,7 @@
 
 rule judge:
     input:
-        shards=lambda wildcards: shards("judge", wildcards.judge, P.judges[wildcards.judge]),
+        shards=lambda wildcards: marks("judge", wildcards.judge, P.judges[wildcards.judge]),
         replies=[PATHS.replies(model) for model in MODELS],
         parts=[PATHS.part(part) for part in ("train", "dev", "test")],
         labels=P.data.labels,
