@@ -308,12 +308,14 @@ def test_dev_is_needed(tmp_path, tiny_model, monkeypatch):
 @pytest.mark.real
 def test_real_model_tells_references_from_shuffled_replies(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    ask = prepare(tmp_path, params.EMBEDDED, emotions=12, fit_situations=4)
-    test = dialogues("test", emotions=12)
-    asked = [q for q in contrast.questions(contrast.leading(test), test, ["shuffled"]) if q.model in ("reference", "shuffled")]
+    test = dialogues("test", emotions=28)
+    asked = contrast.questions(contrast.leading(test), test, ["shuffled"])
+    asked = [q for q in asked if q.model in ("reference", "shuffled")]
+    texts = likelihood.Texts(params.JudgeModel(backend="likelihood"), names(), Cache(tmp_path))
+    texts.read([p for q in asked for p in texts.asked(q)])
     pmi = {"reference": [], "shuffled": []}
-    for j in ask(asked):
-        if j.criterion == "emotion_empathy":
-            pmi[j.model].append(json.loads(j.raw)["pmi"])
+    for q in asked:
+        given, blank = (texts.readings[p].log_p for p in texts.asked(q))
+        pmi[q.model].append(given - blank)
     good, bad = (np.array(pmi[k]) for k in ("reference", "shuffled"))
     assert np.mean(good[:, None] > bad[None]) > 0.9

@@ -16,9 +16,9 @@ from emplifai.records import digest
 from emplifai.shards import Shard
 
 STEP = 16  # tokens: rows are padded to a multiple of it
-BATCH_TOKENS = 2048  # of a batch on the processor
-HEAD_ROWS = 1024  # tokens that go through the head at once, over TILE words at once: 16 MB of bfloat16
-TILE = 8192
+BATCH_TOKENS = 1024  # of a batch; on a processor larger ones are hardly quicker, and short of rows more often
+HEAD_ROWS = 1024  # tokens that go through the head at once, over TILE words at once: 8 MB of bfloat16
+TILE = 4096
 
 
 class Passage(NamedTuple):
@@ -52,7 +52,7 @@ class Reader:
         self.model, self.tokenizer, self.layer, self.cache = model, tokenizer, layer, cache
         self.plain_head = is_plain_head(model.requires_grad_(False))
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
-        self._key = [fingerprint, str(model.dtype), layer, STEP, BATCH_TOKENS]
+        self._key = [fingerprint, str(model.dtype), layer, STEP, BATCH_TOKENS, HEAD_ROWS, TILE]
 
     def read(
         self, passages: Iterable[Passage], what: str = "proxy: reading", shard: Shard | None = None
