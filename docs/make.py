@@ -1,8 +1,14 @@
-"""Write docs/params.md from the schema: `python docs/make.py`. A test fails when they differ."""
+"""Write docs/params.md from the schema, and into dvc.yaml the code of each stage: `python docs/make.py`.
 
+A test fails when one of them is not up to date.
+"""
+
+import re
 from pathlib import Path
 
+from emplifai import STAGES
 from emplifai.params import Params
+from emplifai.paths import Paths
 
 ROOT = Path(__file__).parent.parent
 HEAD = """# params.yaml
@@ -64,5 +70,18 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def pipeline(text: str) -> str:
+    """dvc.yaml with each stage watching its rule and all code that it imports; other dependencies stay."""
+    paths = Paths()
+    for stage in STAGES:
+        begin, block, end = re.split(rf"(^  {stage}:\n(?:    .*\n)+)", text, maxsplit=1, flags=re.M)
+        others = [d for d in re.findall(r"^      - (.*)\n", block, re.M) if not d.startswith("workflow/")]
+        code = [f"workflow/rules/{stage}.smk", *paths.code(stage), *(paths.templates if stage == "report" else [])]
+        lines = "".join(f"      - {d}\n" for d in [*code, *others])
+        text = begin + re.sub(r"(    deps:\n)(?:      - .*\n)+", lambda found, lines=lines: found[1] + lines, block) + end
+    return text
+
+
 if __name__ == "__main__":
+    (ROOT / "dvc.yaml").write_text(pipeline((ROOT / "dvc.yaml").read_text("utf-8")), encoding="utf-8")
     (ROOT / "docs/params.md").write_text(page(), encoding="utf-8")

@@ -35,7 +35,7 @@ def test_both_engines_watch_the_code_of_each_stage(stage, monkeypatch):
     monkeypatch.chdir(ROOT)
     watched = {d for d in DVC[stage]["deps"] if d.startswith("workflow/")}
     code = {str(f) for f in [*Paths().code(stage), *(Paths().templates if stage == "report" else [])]}
-    assert watched == {*code, f"workflow/rules/{stage}.smk"}
+    assert watched == {*code, f"workflow/rules/{stage}.smk"}, "run: python docs/make.py"
     assert f'PATHS.code("{stage}")' in (ROOT / f"workflow/rules/{stage}.smk").read_text()
     assert f"workflow/emplifai/{stage}.py" in code
 
