@@ -85,21 +85,35 @@ def test_log_probability_and_features_equal_a_plain_forward_pass(tiny_model, cap
 
     read = reader(tiny_model if plain else capped_model, tmp_path)
     assert read.plain_head is plain
-    passage = features.Passage("状況：朝\n患者：痛い。\n支援者：", "そうでしたか。\n")
+    passage = features.Passage("状況：朝\n患者：痛い。\n支援者：", "そうでしたか。", "\n")
     found = read.read([passage])[passage]
-    ids, start = read.encode(passage)
+    _, ids, start, end = read.encode(passage)
+    assert (start, end) == (len(ids) - 8, len(ids) - 1)
     with torch.no_grad():
         out = read.model(torch.tensor([ids]), output_hidden_states=True)
     log_p = out.logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[start - 1 :, 0]
     assert found.tokens == len(ids) - start == len("そうでしたか。\n")
     assert found.log_p == pytest.approx(float(log_p.mean()), abs=1e-5)
-    states = out.hidden_states[1][0, start:].numpy()
+    states = out.hidden_states[1][0, start:end].numpy()
     np.testing.assert_allclose(found.features, np.r_[states.mean(0), states[-1]], atol=2e-3 * np.abs(states).max())
+
+
+def test_states_alone_need_no_upper_layers(tiny_model, tmp_path):
+    """The same features as of a whole pass, from a pass that ends at the layer."""
+    read, reached = reader(tiny_model, tmp_path), []
+    read.block.register_forward_hook(lambda *_: reached.append("layer"))
+    read.model.model.layers[-1].register_forward_hook(lambda *_: reached.append("top"))
+    whole = features.Passage("患者：痛い。\n支援者：", "そうでしたか。", "\n")
+    part = whole._replace(log_p=False)
+    found = read.read([part])[part]
+    assert reached == ["layer"] and found.log_p is None
+    np.testing.assert_array_equal(found.features, read.read([whole])[whole].features)
+    assert reached == ["layer", "layer", "top"]
 
 
 def test_a_reading_does_not_depend_on_what_else_is_read(tiny_model, tmp_path):
     passages = [
-        features.Passage("患者：あ\n支援者：", t + "\n") for t in ["そう。", "はい、そうですね。", "え" * 40, "ん。" * 30, "か。"]
+        features.Passage("患者：あ\n支援者：", t, "\n") for t in ["そう。", "はい、そうですね。", "え" * 40, "ん。" * 30, "か。"]
     ]
     together = reader(tiny_model, tmp_path / "together").read(passages)
     alone = reader(tiny_model, tmp_path / "alone")
@@ -133,10 +147,10 @@ def test_pmi_does_not_see_the_context_twice(setting, tiny_model):
     """The blank form has no word of the dialogue in it; the given form has all."""
     texts = likelihood.Texts(params.JudgeModel(backend="likelihood", model=str(tiny_model)), names(), Cache(ROOT / "nowhere"))
     asked = question("そうですか。")
-    given, blank = texts.asked(asked)
+    given, blank = texts.asked(asked, records.CRITERIA)
     assert asked.dialogue.situation in given.context and asked.dialogue.patient in given.context
     assert blank.context == "状況：\n患者：\n支援者："
-    assert given.text == blank.text == "そうですか。\n"
+    assert (given.text, given.end) == (blank.text, blank.end) == ("そうですか。", "\n")
 
 
 def names():
@@ -312,10 +326,10 @@ def test_real_model_tells_references_from_shuffled_replies(tmp_path, monkeypatch
     asked = contrast.questions(contrast.leading(test), test, ["shuffled"])
     asked = [q for q in asked if q.model in ("reference", "shuffled")]
     texts = likelihood.Texts(params.JudgeModel(backend="likelihood"), names(), Cache(tmp_path))
-    texts.read([p for q in asked for p in texts.asked(q)])
+    texts.read([p for q in asked for p in texts.asked(q, ["emotion_empathy"])])
     pmi = {"reference": [], "shuffled": []}
     for q in asked:
-        given, blank = (texts.readings[p].log_p for p in texts.asked(q))
+        given, blank = (texts.readings[p].log_p for p in texts.asked(q, ["emotion_empathy"]))
         pmi[q.model].append(given - blank)
     good, bad = (np.array(pmi[k]) for k in ("reference", "shuffled"))
     assert np.mean(good[:, None] > bad[None]) > 0.9

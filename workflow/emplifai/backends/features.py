@@ -22,16 +22,17 @@ TILE = 4096
 
 
 class Passage(NamedTuple):
-    """A text and what stands before it. `log_p` and `features` say what is wanted of it."""
+    """A text, what stands before it and the mark that ends it. `log_p` and `features` say what is wanted of it."""
 
     context: str
     text: str
+    end: str
     log_p: bool = True
     features: bool = True
 
 
 class Reading(NamedTuple):
-    """log_p: mean over the text's tokens, nats. features: [2 x hidden size], mean over its tokens and last token."""
+    """tokens: of text and end. log_p: their mean, nats. features: [2 x hidden size], the text's mean and last token."""
 
     tokens: int
     log_p: float | None
@@ -51,6 +52,7 @@ class Reader:
     def __init__(self, model: Any, tokenizer: Any, layer: int, fingerprint: str, cache: Cache):
         self.model, self.tokenizer, self.layer, self.cache = model, tokenizer, layer, cache
         self.plain_head = is_plain_head(model.requires_grad_(False))
+        self.block = _block(model, layer)
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         self._key = [fingerprint, str(model.dtype), layer, STEP, BATCH_TOKENS, HEAD_ROWS, TILE]
 
@@ -60,7 +62,7 @@ class Reader:
         """Readings by passage. Each distinct passage that the cache lacks goes through the model once; a shard's own only."""
         keys = {p: digest([*self._key, *p]) for p in dict.fromkeys(passages)}
         passages = [p for p, key in keys.items() if shard is None or shard.owns(key)]
-        rows = [Row(p, *self.encode(p)) for p in passages if keys[p] not in self.cache]
+        rows = [self.encode(p) for p in passages if keys[p] not in self.cache]
         for row in rows:
             if len(row.ids) > self.longest:
                 self.cache.put(keys[row.passage], pack(UNREAD))
@@ -72,10 +74,11 @@ class Reader:
                 progress.add(len(found))
         return {p: unpack(self.cache.get(keys[p])) for p in passages}
 
-    def encode(self, passage: Passage) -> tuple[list[int], int]:
-        """Token ids of context and text, and where the text begins."""
+    def encode(self, passage: Passage) -> "Row":
         before = encode([(passage.context, None)], self.tokenizer)[0]
-        return before + encode_piece(passage.text, self.tokenizer), len(before)
+        told = encode_piece(passage.text + passage.end, self.tokenizer)
+        words = max(1, min(len(told), len(encode_piece(passage.text, self.tokenizer))))
+        return Row(passage, before + told, len(before), len(before) + words)
 
     def _together(self, batches: Iterable[list["Row"]]) -> Iterator[list[tuple[Passage, Reading]]]:
         """The readings of a few batches at a time: the head is quickest on many tokens at once."""
@@ -97,29 +100,47 @@ class Reader:
         for line, row in zip(ids, batch, strict=False):
             line[: len(row.ids)] = torch.tensor(row.ids)
         # The padding stands behind the text, where a causal model does not see it: no mask is needed.
-        read = getattr(self.model, self.model.base_model_prefix) if self.plain_head else self.model
         with torch.inference_mode():
-            out = read(input_ids=ids.to(self.model.device), use_cache=False, output_hidden_states=True)
-            ends = out.last_hidden_state if self.plain_head else out.logits
-            states = out.hidden_states[self.layer].float().cpu().numpy()
+            states, ends = self._pass(ids.to(self.model.device), any(row.passage.log_p for row in batch))
+            states = states.float().cpu().numpy()
         return [
             Seen(
                 row,
                 row.ids[row.start :] if row.passage.log_p else [],
-                ends[k, row.start - 1 : len(row.ids) - 1] if row.passage.log_p else ends[k, :0],
-                _summary(states[k, row.start : len(row.ids)]) if row.passage.features else None,
+                ends[k, row.start - 1 : len(row.ids) - 1] if row.passage.log_p else None,
+                _summary(states[k, row.start : row.end]) if row.passage.features else None,
             )
             for k, row in enumerate(batch)
         ]
+
+    def _pass(self, ids, whole: bool) -> tuple[Any, Any]:
+        """States of the layer, and what the head makes log-probabilities of; that and the layers above only if `whole`."""
+        if whole and self.plain_head:
+            body = getattr(self.model, self.model.base_model_prefix)
+            out = body(input_ids=ids, use_cache=False, output_hidden_states=True)
+            return out.hidden_states[self.layer], out.last_hidden_state
+        if whole or self.block is None:
+            out = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            return out.hidden_states[self.layer], out.logits
+        hook = self.block.register_forward_hook(_stop)
+        try:
+            self.model(input_ids=ids, use_cache=False)
+        except Reached as reached:
+            return reached.states, None
+        finally:
+            hook.remove()
+        raise AssertionError("the layer was not reached")
 
     def _readings(self, seen: list["Seen"]) -> list[tuple[Passage, Reading]]:
         import torch
 
         with torch.inference_mode():
             targets = torch.tensor([t for s in seen for t in s.targets], device=self.model.device, dtype=torch.long)
-            ends = torch.cat([s.ends for s in seen])
-            parts = zip(ends.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
-            values = torch.cat([self._log_p(e, t) for e, t in parts]).double().cpu() if len(targets) else targets.cpu()
+            values = targets.new_empty(0)
+            if len(targets):
+                ends = torch.cat([s.ends for s in seen if s.ends is not None])
+                parts = zip(ends.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+                values = torch.cat([self._log_p(e, t) for e, t in parts]).double().cpu()
         means = [float(part.mean()) if len(part) else None for part in values.split([len(s.targets) for s in seen])]
         return [
             (s.row.passage, Reading(len(s.row.ids) - s.row.start, mean, s.features)) for s, mean in zip(seen, means, strict=True)
@@ -147,10 +168,31 @@ class Reader:
         return found - torch.stack(norms).logsumexp(0)[: len(ends)]
 
 
+class Reached(Exception):
+    """Ends a pass at the layer whose states are wanted."""
+
+    def __init__(self, states: Any):
+        self.states = states
+
+
+def _stop(block: Any, given: Any, states: Any) -> None:
+    raise Reached(states[0] if isinstance(states, tuple) else states)
+
+
+def _block(model: Any, layer: int) -> Any:
+    """The module whose output is hidden state `layer`; None where the model has no plain list of layers."""
+    from torch.nn import ModuleList
+
+    depth = model.config.get_text_config().num_hidden_layers
+    stacks = [m for m in model.modules() if isinstance(m, ModuleList) and len(m) == depth]
+    return stacks[0][layer - 1] if len(stacks) == 1 and layer < depth else None
+
+
 class Row(NamedTuple):
     passage: Passage
     ids: list[int]
-    start: int  # of the text, in ids
+    start: int  # where the text begins in ids, and where its end mark does
+    end: int
 
 
 class Seen(NamedTuple):
@@ -158,7 +200,7 @@ class Seen(NamedTuple):
 
     row: Row
     targets: list[int]
-    ends: Any
+    ends: Any  # None where none is wanted
     features: np.ndarray | None
 
 
@@ -171,12 +213,12 @@ def _height(width: int) -> int:
 
 
 def _batches(rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows of one padded length together, longest first."""
+    """Rows of one padded length, and of which the same is wanted, together; longest first."""
     shelves = defaultdict(list)
     for row in rows:
-        shelves[_width(len(row.ids))].append(row)
-    for width in sorted(shelves, reverse=True):
-        shelf = shelves[width]
+        shelves[_width(len(row.ids)), row.passage.log_p].append(row)
+    for width, log_p in sorted(shelves, reverse=True):
+        shelf = shelves[width, log_p]
         for k in range(0, len(shelf), _height(width)):
             yield shelf[k : k + _height(width)]
 

@@ -46,17 +46,21 @@ class Value(NamedTuple):
     raw: dict[str, Any]
 
 
+TOO_LONG = Value(None, {"reason": "longer than the model can read"})
+
+
 def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths) -> Iterator[Judgement]:
     """A Judgement for each question and criterion, in the order asked; method "proxy", sample 0.
 
     Reads train and dev dialogues, and writes what the model read to .cache/judge/NAME. Raises UserError when dev is empty.
     """
     texts, fit, anchors = read(questions, name, judge, params, paths)
-    scorer = Scorer(texts, fit, anchors, params.judge.scale)
-    if not scorer.written:
+    criteria = judge.criteria or params.judge.criteria
+    scorer = Scorer(texts, fit, anchors, params.judge.scale, criteria)
+    if not scorer.written and "empathy" in criteria:
         print(f"warning: judge {name}{UNWRITTEN}", file=sys.stderr)
     for question in questions:
-        for criterion in judge.criteria or params.judge.criteria:
+        for criterion in criteria:
             yield scorer.judge(question, name, criterion)
 
 
@@ -73,13 +77,15 @@ def read(
     if not train or not dev:
         raise UserError(f"judge {name}: the proxy is fitted on train and anchored on dev dialogues; split.dev must be above 0")
     groups = chosen(train, params.judge.fit_situations)
-    fit = contrast.questions(groups, train, SHOWN)
+    criteria = judge.criteria or params.judge.criteria
+    fit = contrast.questions(groups, train, SHOWN) if "empathy" in criteria else []
     anchors = contrast.questions(contrast.leading(dev), dev)
     cache = Cache(paths.cache / "judge" / name)
     try:
         texts = Texts(judge, labels.load(params.data.labels), cache)
-        asked = [*(p for q in fit for p in texts.shown(q)), *(p for q in [*anchors, *questions] for p in texts.asked(q))]
-        texts.read(asked, shard)
+        asked = [p for q in questions for p in texts.asked(q, criteria)]
+        known = [p for q in anchors for p in texts.asked(q, [c for c in criteria if anchors_of(c, q.model)])]
+        texts.read([*asked, *known, *(p for q in fit for p in texts.asked(q, ["empathy"]))], shard)
     finally:
         cache.close()
     return texts, fit, anchors
@@ -110,12 +116,19 @@ class Texts:
         self.settings = [fingerprint, self.reader.layer]
         self.readings: dict[Passage, Reading] = {}
 
-    def shown(self, question: Question) -> list[Passage]:
-        """What the head is fitted on."""
-        return [self.given(question)._replace(log_p=False)]
+    def asked(self, question: Question, criteria: Sequence[str]) -> list[Passage]:
+        """What must be read to judge a text on these criteria."""
+        if not question.text.strip():
+            return []
+        fits = "emotion_empathy" in criteria
+        blank = [self.blank(question)] if fits or "fluency" in criteria else []
+        given = [self.given(question)._replace(log_p=fits)] if fits or "empathy" in criteria else []
+        return [*given, *blank]
 
-    def asked(self, question: Question) -> list[Passage]:
-        return [self.given(question), self.blank(question)] if question.text.strip() else []
+    def features(self, question: Question) -> np.ndarray | None:
+        """Of the text in its context, whether or not its log-probability was asked for too; None: too long to read."""
+        passage = self.given(question)
+        return self.readings[passage if passage in self.readings else passage._replace(log_p=False)].features
 
     def given(self, question: Question) -> Passage:
         return self._passage(question.dialogue, question.text, features=True)
@@ -130,20 +143,23 @@ class Texts:
     def _passage(self, dialogue: Dialogue, text: str, features: bool) -> Passage:
         told = replace(dialogue, turns=[*dialogue.turns[:-1], Turn("supporter", text.strip())])
         pieces = prompt.segments(told, self.labels, self.tokenizer)
-        last = max(k for k, (_, task) in enumerate(pieces) if task == "reply")
-        return Passage(prompt.before(pieces, "reply"), pieces[last][0], True, features)
+        piece = [text for text, task in pieces if task == "reply"][-1]
+        words = text.strip() if piece.startswith(text.strip()) else piece
+        return Passage(prompt.before(pieces, "reply"), words, piece.removeprefix(words), True, features)
 
 
 class Scorer:
     """The fitted head, the anchors of each criterion and the guards."""
 
-    def __init__(self, texts: Texts, fit: Sequence[Question], anchors: Sequence[Question], scale: tuple[int, int]):
+    def __init__(
+        self, texts: Texts, fit: Sequence[Question], anchors: Sequence[Question], scale: tuple[int, int], criteria: Sequence[str]
+    ):
         self.texts, self.scale = texts, scale
         self.written = any(q.model in contrast.WRITTEN for q in fit)
-        self.head = fitted(texts, fit)
+        self.head = fitted(texts, fit) if fit else None
         references = [q for q in anchors if q.model == "reference"]
         self.limit = proxy.overlap_limit([(q.text, q.dialogue.patient) for q in references])
-        self.anchors = {criterion: self._anchors(criterion, anchors) for criterion in FAULTS}
+        self.anchors = {criterion: self._anchors(criterion, anchors) for criterion in criteria}
 
     def judge(self, question: Question, name: str, criterion: str) -> Judgement:
         found = self.measure(question, criterion)
@@ -168,18 +184,20 @@ class Scorer:
         """The criterion's raw number, or why there is none."""
         if not question.text.strip():
             return Value(None, {"reason": "empty reply: not asked"})
-        reading = self._read(self._passage(question, criterion))
-        blank = self._read(self.texts.blank(question))
-        if reading.tokens == 0 or blank.tokens == 0:
-            return Value(None, {"reason": "longer than the model can read"})
-        if criterion == "fluency":
-            return Value(blank.log_p, {"log_p": _round(blank.log_p), "tokens": blank.tokens})
-        if criterion == "empathy":
-            value = self.head(reading.features)
-            return Value(value, {"head": _round(value)})
-        return self._fit(question, reading, blank)
+        return {"fluency": self._fluency, "empathy": self._empathy, "emotion_empathy": self._fit}[criterion](question)
 
-    def _fit(self, question: Question, given: Reading, blank: Reading) -> Value:
+    def _fluency(self, question: Question) -> Value:
+        blank = self.texts.readings[self.texts.blank(question)]
+        return Value(blank.log_p, {"log_p": _round(blank.log_p), "tokens": blank.tokens}) if blank.tokens else TOO_LONG
+
+    def _empathy(self, question: Question) -> Value:
+        features = self.texts.features(question)
+        return TOO_LONG if features is None else Value(value := self.head(features), {"head": _round(value)})
+
+    def _fit(self, question: Question) -> Value:
+        given, blank = (self.texts.readings[p] for p in (self.texts.given(question), self.texts.blank(question)))
+        if not given.tokens:
+            return TOO_LONG
         pmi = given.log_p - blank.log_p
         shared = proxy.overlap(question.text, question.dialogue.patient)
         raw = {"pmi": _round(pmi), "log_p_given": _round(given.log_p), "log_p": _round(blank.log_p), "overlap": _round(shared)}
@@ -194,21 +212,23 @@ class Scorer:
         return min(score, low + (high - low) / 4) if found.raw.get("capped") else score
 
     def _anchors(self, criterion: str, anchors: Sequence[Question]) -> proxy.Anchors:
-        values = [(q.model, self.measure(q, criterion).value) for q in anchors if q.model in ("reference", *FAULTS[criterion])]
+        values = [(q.model, self.measure(q, criterion).value) for q in anchors if anchors_of(criterion, q.model)]
         good = [v for kind, v in values if kind == "reference" and v is not None]
         return proxy.anchors([v for kind, v in values if kind != "reference" and v is not None], good)
 
     def _passage(self, question: Question, criterion: str) -> Passage:
         return self.texts.blank(question) if criterion == "fluency" else self.texts.given(question)
 
-    def _read(self, passage: Passage) -> Reading:
-        return self.texts.readings[passage]
+
+def anchors_of(criterion: str, kind: str) -> bool:
+    """Whether texts of a kind anchor a criterion's scale."""
+    return kind in ("reference", *FAULTS[criterion])
 
 
 def fitted(texts: Texts, questions: Sequence[Question]) -> proxy.Head:
     """The head that puts each reference above the worse replies to the same patient."""
-    features = [(q.dialogue.dialogue_id, q.model, texts.readings[texts.shown(q)[0]].features) for q in questions]
-    features = [row for row in features if row[2] is not None]  # None: longer than the model reads
+    features = [(q.dialogue.dialogue_id, q.model, texts.features(q)) for q in questions]
+    features = [row for row in features if row[2] is not None]
     good = {dialogue: f for dialogue, kind, f in features if kind == "reference"}
     pairs = [(good[dialogue], f) for dialogue, kind, f in features if kind != "reference" and dialogue in good]
     return proxy.fit_head(np.stack([g for g, _ in pairs]), np.stack([b for _, b in pairs]))

@@ -32,7 +32,7 @@ def aucs(name: str, judge: JudgeModel, params: Params, paths: Paths) -> dict[str
 def _auc(texts: likelihood.Texts, head: proxy.Head, shown: Sequence[Question], kind: str, resampling) -> Interval:
     sides: dict[str, list[tuple[float, str]]] = {"reference": [], kind: []}
     for question in shown:
-        features = texts.readings[texts.given(question)].features
+        features = texts.features(question)
         if question.model in sides and features is not None:
             sides[question.model].append((head(features), question.dialogue.situation_id))
     (good, good_clusters), (bad, bad_clusters) = (zip(*side, strict=True) if side else ((), ()) for side in sides.values())
