@@ -4,9 +4,11 @@ Each mend names what the plugin does without it. The pin in constraints.txt and 
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from emplifai.errors import UserError
@@ -18,7 +20,9 @@ PATIENCE = 3600  # seconds that a submission waits for slurmctld
 
 
 def mend() -> None:
-    """Mend the plugin if Snakemake has loaded it; once."""
+    """Mend the plugin, and its part that runs inside a job, if Snakemake has loaded them; once."""
+    if inside := sys.modules.get(f"{PLUGIN}_jobstep"):
+        _keep_configuration(inside)
     plugin = sys.modules.get(PLUGIN)
     if plugin is None or hasattr(plugin.Executor, "mended"):
         return
@@ -46,6 +50,16 @@ def check() -> None:
         said = " ".join(asked.stderr.split())
         what = "munged does not run on this machine" if "munge" in said.lower() else "this machine cannot reach slurmctld"
         raise UserError(f"SLURM does not answer: {what}; ask the cluster's administrators. sinfo said: {said[:300]}")
+
+
+def _keep_configuration(inside: ModuleType) -> None:
+    """Without: srun inside a job loses SLURM_CONF, by which a site without /etc/slurm/slurm.conf lives, and the job fails."""
+    real, kept = subprocess, {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
+
+    def popen(*args, env=None, **options):
+        return real.Popen(*args, env=None if env is None else {**env, **kept}, **options)
+
+    inside.subprocess = SimpleNamespace(**{**vars(real), "Popen": popen})
 
 
 def _min_job_age(original):
