@@ -125,9 +125,9 @@ def test_greedy_is_transformers_generate(loaded, penalty, ngram):
     stops = frozenset({2, free[0][5], free[3][9]})  # tokens that do occur, so that rows leave at different steps
     reader = batches.Reader(model)
     with torch.inference_mode():
-        alone = decoding._decode(reader, rows, [0] * len(rows), how, stops)
+        alone = decoding._decode(reader, rows, [0] * len(rows), how, stops, lambda text: None)
         reader.share(rows)
-        shared = decoding._decode(reader, rows, [0] * len(rows), how, stops)
+        shared = decoding._decode(reader, rows, [0] * len(rows), how, stops, lambda text: None)
     expected = [peer(model, row, how, stops) for row in rows]
     assert alone == expected and shared == expected
     assert len({len(row) for row in expected}) > 1
