@@ -63,7 +63,7 @@ def leaves(values: dict, at: str = "") -> set[str]:
     found = set()
     for key, value in values.items():
         name = f"{at}{key}"
-        found |= leaves(value, f"{name}.") if isinstance(value, dict) else {name}
+        found |= leaves(value, f"{name}.") if isinstance(value, dict) and value else {name}
     return found
 
 
