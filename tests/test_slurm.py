@@ -196,6 +196,7 @@ def test_snakemake_killed_while_jobs_run_then_ctrl_c(cluster, on, project, start
     left = running(cluster, "finetune_wildcards_tuned")
     assert left
     assert "running" in next(line for line in on("emplifai", "status").stdout.splitlines() if line.startswith("finetune"))
+    on("snakemake", "--unlock")  # as Snakemake says when it finds the lock of a process that was killed
     process = start()
     wait_for(lambda: process_of(project, "judge") or process.poll() is not None, 200)
     assert process.poll() is None, said(project)[-3000:]
