@@ -72,6 +72,7 @@ def make_project(folder: Path, tiny_model: Path) -> Path:
             shutil.copy(source, folder / name, follow_symlinks=False)
     (folder / "data/corpus").mkdir(parents=True)
     (folder / "data/ratings").mkdir()
+    shutil.copy(ROOT / "data/ratings/README.md", folder / "data/ratings/README.md")  # git keeps no empty folder
     for emotion, rows in corpus().items():
         (folder / "data/corpus" / f"{emotion}.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     shutil.copy(ROOT / "data/labels.yaml", folder / "data/labels.yaml")

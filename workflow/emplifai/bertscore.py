@@ -11,7 +11,7 @@ from emplifai.errors import UserError
 from emplifai.labels import Label
 from emplifai.params import Params
 from emplifai.paths import Paths
-from emplifai.records import Dialogue, Reply, Score, read_json, read_jsonl, sha256, write_csv, write_json, write_jsonl
+from emplifai.records import Dialogue, Reply, Score, read_jsonl, sha256, write_csv, write_json, write_jsonl
 from emplifai.shards import Shard
 from emplifai.statistics.bootstrap import mean_interval
 from emplifai.statistics.classification import accuracy, confusion, macro_f1, top
@@ -190,9 +190,11 @@ def _confusion(systems: dict[tuple[str, str], list[Item]]) -> list[dict[str, Any
 
 def _remove_orphans(params: Params, paths: Paths) -> None:
     """Scores of models that the last run knew and params.yaml no longer does."""
-    if paths.record("bertscore").is_file():
-        for model in set(read_json(paths.record("bertscore")).get("models", [])) - set(params.models):
-            paths.scores(model).unlink(missing_ok=True)
+    for file in paths.stage("bertscore").glob("*.jsonl"):
+        with file.open(encoding="utf-8") as lines:  # the folder may be a user's own (--out): only what is ours goes
+            ours = f'"model": "{file.stem}"' in next(lines, "")
+        if ours and file.stem not in params.models:
+            file.unlink()
 
 
 def _show(params: Params, metrics: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ rule correlate:
         "../../envs/light.yaml"
     params:
         correlate=P.section("correlate"),
+        ratings=str(P.data.ratings),
         models={name: model.family for name, model in P.models.items()},
         judges={name: judge.family for name, judge in P.judges.items()},
     shell:
