@@ -157,13 +157,12 @@ def test_the_exact_command_then_nothing_left_for_either_engine(cluster, on, star
 def test_what_a_cluster_does_in_between(cluster, project, start, undisturbed):
     """Time limit, scancel, a controller away, a killed process, a node that fails: one run, the same tables."""
     process = start()
+    first = wait_for(lambda: [j for m in ("base", "base-3shot") for j in running(cluster, f"generate_wildcards_{m}")])[0]
+    cluster.call("scancel", first)
     late = wait_for(lambda: running(cluster, "finetune_wildcards_tuned"))[0]
     frozen = wait_for(lambda: process_of(project, "finetune"))
     os.kill(frozen, signal.SIGSTOP)
     cluster.call("scontrol", "update", f"JobId={late}", "TimeLimit=1")
-
-    first = wait_for(lambda: running(cluster, "generate_wildcards_base") or running(cluster, "generate_wildcards_base-3shot"))[0]
-    cluster.call("scancel", first)
     cluster.end("slurmctld")
     time.sleep(30)
     cluster.start_controller()
