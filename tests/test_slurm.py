@@ -15,7 +15,7 @@ import pytest
 from conftest import BIN, change_params, environment, make_project, runner
 from slurm_cluster import Cluster, missing
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 # Polls every other second instead of every 20: the only thing that the tests set differently from a user.
 SNAKEMAKE = ("snakemake", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "2")
