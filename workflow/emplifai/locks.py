@@ -47,7 +47,11 @@ def alone(paths: Paths, stage: str, name: str = "") -> Iterator[None]:
         held.truncate(0)
         held.write(json.dumps(me()))
         held.flush()
-        yield
+        try:
+            yield
+        finally:  # closing alone would not do while a child process shares the file
+            with contextlib.suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_UN)
         held.truncate(0)
 
 
