@@ -50,9 +50,9 @@ def alone(paths: Paths, stage: str, name: str = "") -> Iterator[None]:
         try:
             yield
         finally:  # closing alone would not do while a child process shares the file
+            held.truncate(0)
             with contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_UN)
-        held.truncate(0)
 
 
 def holder(path: Path) -> dict[str, Any] | None:
