@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import subprocess
+import sys
 import time
 
 from conftest import change_params
@@ -82,17 +84,20 @@ def test_jobs_of_slurm_are_read_as_the_plugin_names_them(tmp_path, monkeypatch):
     assert (found.state, found.note) == ("running", "since 2026-01-02 03:04:05, SLURM job 7 on n1")
 
 
-def test_one_process_at_a_time_on_a_part(tmp_path, capfd):
+def test_one_process_at_a_time_on_a_part(tmp_path):
     paths = Paths(cache=tmp_path)
+    other = f"""
+from pathlib import Path
+from emplifai import locks
+from emplifai.paths import Paths
+with locks.alone(Paths(cache=Path({str(tmp_path)!r})), "judge", "proxy"):
+    Path({str(tmp_path / "second")!r}).touch()
+"""
     assert locks.holder(locks.file(paths, "judge", "proxy")) is None
     with locks.alone(paths, "judge", "proxy"):
-        child = os.fork()
-        if not child:
-            with locks.alone(paths, "judge", "proxy"):
-                (tmp_path / "second").write_text("")
-            os._exit(0)
-        time.sleep(0.5)
+        second = subprocess.Popen([sys.executable, "-c", other], stderr=subprocess.PIPE, text=True)
+        assert f"judge proxy: waiting for another that does the same (process {os.getpid()} on" in second.stderr.readline()
         assert locks.holder(locks.file(paths, "judge", "proxy"))["pid"] == os.getpid()
         assert not (tmp_path / "second").exists()
-    assert os.waitpid(child, 0)[1] == 0 and (tmp_path / "second").exists()
-    assert f"judge proxy: waiting for another that does the same (process {os.getpid()} on" in capfd.readouterr().err
+    assert second.wait(60) == 0 and (tmp_path / "second").exists()
+    second.stderr.close()
