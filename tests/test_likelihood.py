@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, corpus, tiny_params
-from emplifai import contrast, labels, params, records
-from emplifai.backends import features, likelihood, proxy, weights
+from emplifai import baselines, contrast, labels, params, records
+from emplifai.backends import features, likelihood, proxy, unseen, weights
 from emplifai.cache import Cache
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Question, Turn
@@ -275,10 +275,10 @@ def test_order_of_questions_does_not_matter(setting):
 
 def test_fit_situations_are_balanced_and_stable():
     train = dialogues("train")
-    few = likelihood.chosen(train, 8)
+    few = contrast.chosen(train, 8)
     assert sorted(d.emotion for d in few) == sorted([d.emotion for d in contrast.leading(dialogues("test"))] * 2)
-    assert [d.dialogue_id for d in likelihood.chosen(train[::-1], 8)] == [d.dialogue_id for d in few]
-    assert len(likelihood.chosen(train, 10**6)) == 32
+    assert [d.dialogue_id for d in contrast.chosen(train[::-1], 8)] == [d.dialogue_id for d in few]
+    assert len(contrast.chosen(train, 10**6)) == 32
 
 
 def test_contrasts_hold_each_fault_once():
@@ -316,6 +316,39 @@ def test_dev_is_needed(tmp_path, tiny_model, monkeypatch):
     records.write_jsonl(tmp_path / "results/split/dev.jsonl", [])
     with pytest.raises(UserError, match=r"split\.dev must be above 0"):
         ask([question("はい。")])
+
+
+def test_metrics_beside_the_scores(tmp_path, tiny_model, monkeypatch):
+    """PMI without its guard by hand; the head on a kind that it never saw is not the head that saw it."""
+    monkeypatch.chdir(ROOT)
+    ask = prepare(tmp_path, str(tiny_model))
+    values = tiny_params(str(tiny_model))
+    settings = params.Params.model_validate(values)
+    test = dialogues("test")
+    people = ask([Question(d, "reference", d.reference) for d in test])
+    told = {"parrot": ask([Question(d, "parrot", d.patient) for d in test]), "cut": ask([question("そうで", "cut")])}
+    paths = Paths(results=tmp_path / "results", cache=tmp_path / "cache")
+    found = unseen.metrics(told, people, "proxy", settings.judges["proxy"], settings, paths)
+    pmi = [
+        {j.dialogue_id: json.loads(j.raw)["pmi"] for j in rows if j.criterion == "emotion_empathy" and j.score is not None}
+        for rows in (people, told["parrot"])
+    ]
+    shared = pmi[0].keys() & pmi[1].keys()
+    assert len(shared) > 4
+    assert found["reference_above.parrot.pmi"] == pytest.approx(np.mean([pmi[0][d] > pmi[1][d] for d in shared]))
+    assert found["capped.parrot"] == 1 and found["capped.cut"] is None and found["capped.cut_n"] == 0
+    kinds = {key.split(".")[1] for key in found if key.startswith("contrast.")}
+    assert kinds == {*contrast.WRITTEN, *likelihood.SHOWN}
+    assert all(0 <= found[f"contrast.{kind}.head_unseen.auc"] <= 1 for kind in kinds)
+
+
+def test_surface_baselines_know_nothing_of_the_dialogue():
+    train, test = dialogues("train"), dialogues("test")
+    shown = contrast.questions(contrast.leading(test), test, ["truncated", "shuffled"])
+    found = baselines.aucs(shown, train)
+    assert found["contrast.truncated.length.auc"] == 1  # the shorter half of each
+    assert found["contrast.generic.surface.auc"] > 0.8
+    assert {k.split(".")[1] for k in found} == {*contrast.WRITTEN, "truncated", "shuffled"} and len(found) == 15
 
 
 @pytest.mark.slow

@@ -26,6 +26,18 @@ def written(dialogue: Dialogue) -> dict[str, str]:
     return {k: t for k, t in found.items() if isinstance(t, str) and t.strip()} if isinstance(found, dict) else {}
 
 
+def chosen(dialogues: Iterable[Dialogue], count: int) -> list[Dialogue]:
+    """Leading dialogues of `count` situations by hash, as many of each emotion; with written contrasts where any have them."""
+    leaders = leading(dialogues)
+    leaders = [d for d in leaders if written(d)] or leaders
+    rounds: dict[str, int] = defaultdict(int)
+    order = []
+    for dialogue in sorted(leaders, key=lambda d: sha256(d.situation_id)):
+        order.append((rounds[dialogue.emotion], sha256(dialogue.situation_id), dialogue))
+        rounds[dialogue.emotion] += 1
+    return [d for _, _, d in sorted(order, key=lambda row: row[:2])[:count]]
+
+
 def questions(groups: Sequence[Dialogue], others: Sequence[Dialogue], kinds: Iterable[str] = MADE) -> list[Question]:
     """For each dialogue its reference, its written contrasts and the made ones of `kinds`.
 

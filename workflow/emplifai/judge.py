@@ -39,8 +39,21 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
         for model, rows in told.items():
             records.write_jsonl(paths.judgements(name, model), rows)
         records.write_jsonl(paths.contrasts(name), shown)
-        records.write_json(paths.metrics("judge", name), rated.metrics(told, shown, test, params))
+        numbers = rated.metrics(told, shown, test, params) | _beside(told, shown, contrasts, name, params, paths)
+        records.write_json(paths.metrics("judge", name), numbers)
         extra["judgements"] = len(every)
+
+
+def _beside(told, shown, contrasts: Sequence[Question], name: str, params: Params, paths: Paths) -> dict[str, float | int | None]:
+    """What to read a judge's AUCs beside: what the surface tells; for the proxy, faults that it was never shown."""
+    from emplifai import baselines
+
+    numbers = baselines.aucs(contrasts, list(records.read_jsonl(paths.part("train"), Dialogue)))
+    if params.judges[name].backend == "likelihood":
+        from emplifai.backends import unseen
+
+        numbers |= unseen.metrics(told, shown, name, params.judges[name], params, paths)
+    return numbers
 
 
 def dry_run(params: Params, paths: Paths, name: str) -> None:

@@ -8,9 +8,9 @@ Known limit: machine text is more probable to a machine, so the proxy puts tuned
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,9 +54,8 @@ def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: 
 
     Reads train and dev dialogues, and writes what the model read to .cache/judge/NAME. Raises UserError when dev is empty.
     """
-    texts, fit, anchors = read(questions, name, judge, params, paths)
     criteria = judge.criteria or params.judge.criteria
-    scorer = Scorer(texts, fit, anchors, params.judge.scale, criteria)
+    scorer = Scorer(read(questions, name, judge, params, paths), params.judge.scale, criteria)
     if not scorer.written and "empathy" in criteria:
         print(f"warning: judge {name}{UNWRITTEN}", file=sys.stderr)
     for question in questions:
@@ -71,12 +70,12 @@ def fill(questions: Sequence[Question], name: str, judge: JudgeModel, params: Pa
 
 def read(
     questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths, shard: Shard | None = None
-) -> tuple["Texts", list[Question], list[Question]]:
-    """The texts, as far as they were read, and what the head is fitted on and the scores are anchored on."""
+) -> "Material":
+    """Read all that judging these questions needs; a shard reads its share only."""
     train, dev = (list(records.read_jsonl(paths.part(part), Dialogue)) for part in ("train", "dev"))
     if not train or not dev:
         raise UserError(f"judge {name}: the proxy is fitted on train and anchored on dev dialogues; split.dev must be above 0")
-    groups = chosen(train, params.judge.fit_situations)
+    groups = contrast.chosen(train, params.judge.fit_situations)
     criteria = judge.criteria or params.judge.criteria
     fit = contrast.questions(groups, train, SHOWN) if "empathy" in criteria else []
     anchors = contrast.questions(contrast.leading(dev), dev)
@@ -88,27 +87,20 @@ def read(
         texts.read([*asked, *known, *(p for q in fit for p in texts.asked(q, ["empathy"]))], shard)
     finally:
         cache.close()
-    return texts, fit, anchors
+    return Material(texts, fit, anchors, proxy.overlap_limit([(d.reference, d.patient) for d in dev]))
 
 
-def chosen(dialogues: Iterable[Dialogue], count: int) -> list[Dialogue]:
-    """Leading dialogues of `count` situations by hash, as many of each emotion; with written contrasts where any have them."""
-    leaders = contrast.leading(dialogues)
-    leaders = [d for d in leaders if contrast.written(d)] or leaders
-    rounds: dict[str, int] = defaultdict(int)
-    order = []
-    for dialogue in sorted(leaders, key=lambda d: sha256(d.situation_id)):
-        order.append((rounds[dialogue.emotion], sha256(dialogue.situation_id), dialogue))
-        rounds[dialogue.emotion] += 1
-    return [d for _, _, d in sorted(order, key=lambda row: row[:2])[:count]]
+@lru_cache(maxsize=1)
+def _load(model: str, revision: str | None) -> tuple[Any, Any]:
+    """The model and its tokenizer, once for the scores and for what is asked of the proxy afterwards."""
+    return weights.load(Model(backend="transformers", model=model, revision=revision))
 
 
 class Texts:
     """The texts as the model reads them: with their context, and in the same form with all words before them blank."""
 
     def __init__(self, judge: JudgeModel, names: dict[str, labels.Label], cache: Cache):
-        entry = Model(backend="transformers", model=judge.model, revision=judge.revision)
-        model, self.tokenizer = weights.load(entry)
+        model, self.tokenizer = _load(judge.model, judge.revision)
         depth = model.config.get_text_config().num_hidden_layers
         fingerprint = models.fingerprint(judge.model, judge.revision)
         self.reader = Reader(model, self.tokenizer, max(1, round(depth * 2 / 3)), fingerprint, cache)
@@ -148,17 +140,26 @@ class Texts:
         return Passage(prompt.before(pieces, "reply"), words, piece.removeprefix(words), True, features)
 
 
+class Material(NamedTuple):
+    """texts: as far as they were read; fit: what the head is fitted on; anchors: what the scores are anchored on.
+
+    limit: overlap with the patient's words that hardly any person's reply on dev exceeds.
+    """
+
+    texts: Texts
+    fit: list[Question]
+    anchors: list[Question]
+    limit: float
+
+
 class Scorer:
     """The fitted head, the anchors of each criterion and the guards."""
 
-    def __init__(
-        self, texts: Texts, fit: Sequence[Question], anchors: Sequence[Question], scale: tuple[int, int], criteria: Sequence[str]
-    ):
-        self.texts, self.scale = texts, scale
+    def __init__(self, material: Material, scale: tuple[int, int], criteria: Sequence[str]):
+        self.texts, fit, anchors, self.limit = material
+        self.scale = scale
         self.written = any(q.model in contrast.WRITTEN for q in fit)
-        self.head = fitted(texts, fit) if fit else None
-        references = [q for q in anchors if q.model == "reference"]
-        self.limit = proxy.overlap_limit([(q.text, q.dialogue.patient) for q in references])
+        self.head = fitted(self.texts, fit) if fit else None
         self.anchors = {criterion: self._anchors(criterion, anchors) for criterion in criteria}
 
     def judge(self, question: Question, name: str, criterion: str) -> Judgement:
