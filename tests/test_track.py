@@ -115,6 +115,21 @@ def rerun(project: Path, stage: str, name: str = "") -> None:
     path.write_text(json.dumps(values | {"started": values["started"] + 100}))
 
 
+def test_words_of_patients_do_not_leave_the_machine_unasked(project, monkeypatch, capsys):
+    """For a server outside, numbers only: no report page, no samples, no traces."""
+    from emplifai import tracking
+
+    params, paths = track_setup(project)
+    outside = params.model_copy(update={"tracking": params.tracking.model_copy(update={"uri": "https://mlflow.example.org"})})
+    assert not track.may_hold_texts(outside) and "no report page, samples or traces" in capsys.readouterr().err
+    allowed = outside.model_copy(update={"data": params.data.model_copy(update={"external_processing": "allowed"})})
+    assert track.may_hold_texts(allowed) and track.may_hold_texts(params)
+    tracking.Tracker(params.tracking, paths, texts=False).send([journal.take(params, paths)])
+    found = {r["name"]: r for r in runs(project)}
+    assert found["generate/base"]["files"] == ["run.json"] and found["report"]["files"] == ["figures", "run.json"]
+    assert read(project).search_traces(locations=["1"]) == []
+
+
 def test_all_of_a_pipeline_is_there_and_a_second_time_adds_nothing(project):
     call(project)
     first = runs(project)
@@ -240,21 +255,6 @@ def test_adapters_are_logged_models_tied_to_metrics_and_registered_on_request(pr
         )
         assert re.findall("registered (.*)", done.stderr) == expected, done.stderr
     assert [v.version for v in read(project).search_model_versions("name = 'emplifai-tuned'")] == [1]
-
-
-def test_words_of_patients_do_not_leave_the_machine_unasked(project, monkeypatch, capsys):
-    """For a server outside, numbers only: no report page, no samples, no traces."""
-    from emplifai import tracking
-
-    params, paths = track_setup(project)
-    outside = params.model_copy(update={"tracking": params.tracking.model_copy(update={"uri": "https://mlflow.example.org"})})
-    assert not track.may_hold_texts(outside) and "no report page, samples or traces" in capsys.readouterr().err
-    allowed = outside.model_copy(update={"data": params.data.model_copy(update={"external_processing": "allowed"})})
-    assert track.may_hold_texts(allowed) and track.may_hold_texts(params)
-    tracking.Tracker(params.tracking, paths, texts=False).send([journal.take(params, paths)])
-    found = {r["name"]: r for r in runs(project)}
-    assert found["generate/base"]["files"] == ["run.json"] and found["report"]["files"] == ["figures", "run.json"]
-    assert read(project).search_traces(locations=["1"]) == []
 
 
 @pytest.mark.slow
