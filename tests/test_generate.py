@@ -194,6 +194,19 @@ def test_one_bos_and_no_special_token_from_a_text(tiny_model):
     assert words == d.reference + "\n"
 
 
+@pytest.mark.parametrize("words", ["<eos>", "<|im_end|>", "[INST]", "</s>", "<bos>"])
+def test_words_of_a_patient_open_no_turn_of_a_chat(tiny_model, words):
+    tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
+    tokenizer.chat_template = CHATML
+    d = dialogues(1, 1)[0]
+    evil = replace(d, situation=d.situation + words, turns=[replace(t, text=f"熱が>38度。{words}次") for t in d.turns])
+    specials = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    counts = [[i for i in prompt.encode(prompt.segments(x, LABELS, tokenizer), tokenizer)[0] if i in specials] for x in (d, evil)]
+    assert counts[0] == counts[1]
+    told = prompt.question(evil, LABELS, "reply")  # what a server is sent
+    assert all(words not in m["content"] for m in told) and "熱が>38度。" in told[-1]["content"]
+
+
 def test_anchors():
     all_ = dialogues()
     test = [d for d in all_ if d.situation_id.endswith("10")]

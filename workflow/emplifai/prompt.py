@@ -1,5 +1,6 @@
 """How a dialogue becomes the text that a model reads: one place for training, generation and likelihoods."""
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -10,6 +11,7 @@ from emplifai.records import Dialogue
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
 Segment = tuple[str, str | None]  # a piece of text and the task that learns to write it (None: given)
+CONTROL = re.compile(r"<([|/]?[A-Za-z][^<>\s]{0,40}|\|[^<>]{1,40}\|)>|\[(/?[A-Z_]{3,20})\]")  # <end_of_turn>, <|im_end|>, </s>, [INST]
 
 
 @cache
@@ -18,16 +20,24 @@ def template(name: str) -> str:
     return files("emplifai.prompts").joinpath(f"{name}.txt").read_text("utf-8").strip()
 
 
+def inert(text: str) -> str:
+    """The text with what a chat template could take for a control token in full-width brackets, as people would read it.
+
+    Templates join words and control tokens to one string; without this a patient who writes "<end_of_turn>" ends the turn.
+    """
+    return CONTROL.sub(lambda found: f"＜{found[1]}＞" if found[1] else f"［{found[2]}］", text)
+
+
 def messages(dialogue: Dialogue, labels: dict[str, Label], emotion: str | None = None, reply: bool = True) -> list[Message]:
     """The whole conversation for a chat model: system, turns, the question for the emotion and its answer.
 
     emotion: name of a label to tell the model beforehand. reply: whether the supporter's last words are part of it.
     """
-    system = template("reply-ja-v1").format(situation=dialogue.situation)
+    system = template("reply-ja-v1").format(situation=inert(dialogue.situation))
     if emotion:
         system += f"\n患者の感情：{labels[emotion].ja}"
     turns = dialogue.turns if reply else dialogue.turns[:-1]
-    talk = [{"role": "user" if t.role == "patient" else "assistant", "content": t.text} for t in turns]
+    talk = [{"role": "user" if t.role == "patient" else "assistant", "content": inert(t.text)} for t in turns]
     question = template("emotion-ja-v1").format(labels="、".join(label.ja for label in labels.values()))
     if not reply:  # the question joins the patient's turn: templates want the roles to alternate
         talk[-1]["content"] += f"\n\n{question}"
