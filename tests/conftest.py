@@ -1,12 +1,17 @@
 """Fixtures: a tiny model with random weights, a small project folder, and the command line as a user calls it."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -52,6 +57,37 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def serve(tiny_model, tmp_path_factory) -> Iterator[tuple[str, str]]:
+    """`transformers serve` with the tiny model and a chat template: its base_url and the model's name there."""
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    shutil.copytree(tiny_model, folder)
+    template = "{% for m in messages %}{{ m['role'] }}：{{ m['content'] }}\n{% endfor %}assistant："
+    (folder / "chat_template.jinja").write_text(template)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [BIN / "transformers", "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    with open(folder.parent / "log", "w") as log:
+        server = subprocess.Popen([*command, folder], env=environment(), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", server, folder.parent / "log")
+            yield f"http://127.0.0.1:{port}/v1", str(folder)
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, trust_env=False).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"transformers serve did not come up:\n{log.read_text()[-3000:]}")
 
 
 def corpus(emotions: int = 4, situations: int = 10) -> dict[str, list[dict]]:

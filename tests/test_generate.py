@@ -365,6 +365,24 @@ def test_a_server_is_asked_once(parts, run):
     assert not any(tests[0].reference in m["content"] for m in reply["messages"])
 
 
+@pytest.mark.slow
+def test_a_real_server_answers_and_a_dead_one_is_named(parts, run, serve):
+    """`transformers serve` as a model of params.yaml: every dialogue answered, the second run asks nothing."""
+    url, model = serve
+    chat = {"backend": "openai", "model": model, "base_url": url}
+    change_params(parts, models__chat=chat, generate__max_new_tokens=8)
+    run("emplifai", "generate", "--model", "chat")
+    first = results(parts, "chat")
+    rows = [json.loads(line) for name in ("reply.jsonl", "emotion.jsonl") for line in first[name].splitlines()]
+    tests = len(list(read_jsonl(parts / "results/split/test.jsonl", Dialogue)))
+    assert len(rows) == 2 * tests and {r["task"] for r in rows} == {"reply", "emotion"}
+    assert all(r["input_tokens"] > 50 and r["text"] and r["finish_reason"] in ("stop", "length") for r in rows)
+    assert all(r["output_tokens"] <= 8 for r in rows if r["task"] == "reply")
+    change_params(parts, models__chat=chat | {"base_url": "http://127.0.0.1:9/v1"}, generate__max_new_tokens=9)
+    done = run("emplifai", "generate", "--model", "chat", ok=False)
+    assert done.returncode == 2 and "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+
+
 CHATML = (
     "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
     "{% if add_generation_prompt %}<bos>assistant\n{% endif %}"

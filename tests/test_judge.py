@@ -1,17 +1,13 @@
 """The judge stage with an LLM judge on a server: asked as a user asks it, against a server that fails as real ones do."""
 
-import contextlib
 import json
 import math
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import time
 from types import SimpleNamespace
 
-import httpx
 import numpy as np
 import pytest
 
@@ -466,38 +462,6 @@ def test_auc_is_undefined_without_both_sides():
 
 
 # A real server
-
-
-@pytest.fixture(scope="module")
-def serve(tiny_model, tmp_path_factory):
-    """`transformers serve` with the tiny model and a chat template; its base_url."""
-    folder = tmp_path_factory.mktemp("served") / "tiny"
-    shutil.copytree(tiny_model, folder)
-    template = "{% for m in messages %}{{ m['role'] }}：{{ m['content'] }}\n{% endfor %}assistant："
-    (folder / "chat_template.jinja").write_text(template)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [BIN / "transformers", "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    log = open(folder.parent / "log", "w")
-    server = subprocess.Popen([*command, folder], env=environment(), stdout=log, stderr=subprocess.STDOUT)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", server, folder.parent / "log")
-        yield f"http://127.0.0.1:{port}/v1", str(folder)
-    finally:
-        server.terminate()
-        server.wait(20)
-        log.close()
-
-
-def wait_for(url: str, server: subprocess.Popen, log) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and server.poll() is None:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, trust_env=False).status_code == 200:
-                return
-        time.sleep(0.2)
-    raise AssertionError(f"transformers serve did not come up:\n{log.read_text()[-3000:]}")
 
 
 @pytest.mark.slow
