@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: $(BIN)/.demo
 	@emplifai prefetch
-	@snakemake --cores $(CORES) --rerun-incomplete --quiet host -- all
+	@snakemake --cores $(CORES) --rerun-incomplete --quiet host rules -- all
 	@emplifai finish
 
 test: $(BIN)/.dev
