@@ -14,7 +14,7 @@ import pytest
 from conftest import BIN, ROOT, change_params, corpus, environment
 from emplifai import cli, records
 from emplifai import labels as emotions
-from emplifai.backends import rubric
+from emplifai.backends import rubric, verdicts
 from emplifai.records import Dialogue, Judgement, Question, Reply, Turn, sha256
 from emplifai.statistics.auc import auc_interval
 from fault_server import FaultServer, prompt_of, score_of
@@ -57,7 +57,7 @@ def study(project):
     change_params(
         project,
         models={"reference": {"backend": "reference"}, "parrot": {"backend": "parrot"}, "tuned": {"backend": "retrieval"}},
-        judge={"attempts": 2, "max_in_flight": 4, "timeout": 10},
+        judge={"attempts": 2, "max_in_flight": 4, "timeout": 10, "audit": {"situations": 0}},
     )
     return project
 
@@ -245,7 +245,9 @@ def test_files_of_models_that_are_gone_are_removed(study, call):
         call("judge", "--judge", "llm")
         change_params(study, models={"reference": {"backend": "reference"}, "parrot": {"backend": "parrot"}})
         call("judge", "--judge", "llm")
-    assert set(tables(study)) == {"reference.jsonl", "parrot.jsonl", "contrast.jsonl", "metrics.json"}
+    assert set(tables(study)) == {
+        *("reference.jsonl", "parrot.jsonl", "contrast.jsonl", "pairs.jsonl", "audit.csv", "audit.jsonl", "metrics.json")
+    }
 
 
 @pytest.mark.parametrize(
@@ -314,15 +316,15 @@ def test_dry_run_says_what_a_run_takes_and_sends_nothing(study, call):
         judge_at(study, server.url, usd_per_million_input=2.0, usd_per_million_output=10.0)
         said = call("judge", "--judge", "llm", "--dry-run").stdout
         assert not server.bodies and not (study / "results/judge").exists()
-        assert "198 questions, 0 of 198 judgements cached, 198 to ask" in said and f"{198 * 512:,} output tokens" in said
+        assert "198 questions, 0 of 198 answers cached, 198 to ask" in said and f"{198 * 512:,} output tokens" in said
         expected = float(said.split("), ")[-1].split(" USD")[0])
         call("judge", "--judge", "llm")
         cost = json.loads((study / "results/judge/llm/metrics.json").read_text())["cost_usd"]
         assert cost < expected
-        assert "198 of 198 judgements cached, 0 to ask" in call("judge", "--judge", "llm", "--dry-run").stdout
+        assert "198 of 198 answers cached, 0 to ask" in call("judge", "--judge", "llm", "--dry-run").stdout
         change_params(study, judge__samples=2)
         said = call("judge", "--judge", "llm", "--dry-run").stdout
-    assert "396 questions, 198 of 396 judgements cached, 198 to ask" in said and "as the cached answers" in said
+    assert "396 questions, 198 of 396 answers cached, 198 to ask" in said and "as the cached answers" in said
     assert float(said.split("), ")[-1].split(" USD")[0]) == pytest.approx(cost, rel=0.01)
 
 
@@ -380,7 +382,7 @@ def test_a_judge_beyond_the_budget_is_not_asked(study, call):
     ],
 )
 def test_only_a_stated_whole_number_on_the_scale_is_a_score(text, score):
-    assert rubric.read(text, (1, 5)).score == score
+    assert verdicts.read(text, (1, 5)).score == score
 
 
 # Asking

@@ -1,6 +1,7 @@
 """Texts of known faults beside each reference: what any judge is shown before its scores are believed."""
 
 import random
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -42,21 +43,20 @@ def questions(groups: Sequence[Dialogue], others: Sequence[Dialogue], kinds: Ite
     """For each dialogue its reference, its written contrasts and the made ones of `kinds`.
 
     others: dialogues to take the shuffled replies from; a reply of another situation that leads no group is preferred,
-    so that no text is both a good and a shuffled one. The same dialogue gets the same texts in any company of `others`
-    that holds its donor.
+    so that no text is both a good and a shuffled one. The order of `others` does not matter.
     """
-    rows = []
+    rows, donors = [], Donors(groups, others)
     for dialogue in groups:
         texts = {"reference": dialogue.reference, **written(dialogue)}
-        made = {kind: make(kind, dialogue, groups, others) for kind in kinds}
+        made = {kind: make(kind, dialogue, donors) for kind in kinds}
         rows += [Question(dialogue, kind, text) for kind, text in {**texts, **made}.items() if text]
     return rows
 
 
-def make(kind: str, dialogue: Dialogue, groups: Sequence[Dialogue], others: Sequence[Dialogue]) -> str:
+def make(kind: str, dialogue: Dialogue, donors: "Donors") -> str:
     """A worse reply made from the reference, the patient's words or another dialogue's reply; "" where there is none."""
     if kind == "shuffled":
-        return _shuffled(dialogue, groups, others)
+        return donors.reply(dialogue)
     if kind == "truncated":
         return truncated(dialogue.reference)
     if kind == "parrot":
@@ -80,12 +80,20 @@ def ends(text: str) -> bool:
     return text.rstrip().endswith(ENDS) or (bool(text.strip()) and ord(text.rstrip()[-1]) > 0x1F000)
 
 
-def _shuffled(dialogue: Dialogue, groups: Sequence[Dialogue], others: Sequence[Dialogue]) -> str:
-    leaders = {d.dialogue_id for d in groups}
-    donors = [d for d in others if d.situation_id != dialogue.situation_id and d.reference != dialogue.reference]
-    chosen = min(
-        donors,
-        key=lambda d: (d.dialogue_id in leaders, sha256(f"{dialogue.dialogue_id} {d.dialogue_id}")),
-        default=None,
-    )
-    return chosen.reference if chosen else ""
+class Donors:
+    """Whose reply stands in for another's: dialogues in the order of their hash, as on a ring; those that lead a group last."""
+
+    def __init__(self, groups: Sequence[Dialogue], others: Sequence[Dialogue]):
+        leaders = {d.dialogue_id for d in groups}
+        rings = [[d for d in others if (d.dialogue_id in leaders) == leads] for leads in (False, True)]
+        self._rings = [sorted((sha256(d.dialogue_id), n, d) for n, d in enumerate(ring)) for ring in rings]
+
+    def reply(self, dialogue: Dialogue) -> str:
+        """The first on the ring, from the dialogue's own place on, of another situation and with another reply; "" if none."""
+        for ring in self._rings:
+            start = bisect(ring, (sha256(f"shuffled {dialogue.dialogue_id}"),))
+            for k in range(len(ring)):
+                donor = ring[(start + k) % len(ring)][-1]
+                if donor.situation_id != dialogue.situation_id and donor.reference != dialogue.reference:
+                    return donor.reference
+        return ""

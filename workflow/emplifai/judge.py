@@ -1,45 +1,77 @@
 """Stage judge: one judge rates the replies of all models, and first the contrast set, of which the order is known."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
-from emplifai import contrast, provenance, rated, records
+from emplifai import contrast, judge_audit, pairwise, provenance, rated, records
 from emplifai.errors import UserError
 from emplifai.params import JudgeModel, Params
 from emplifai.paths import Paths
-from emplifai.records import Dialogue, Judgement, Question, Reply, sha256
+from emplifai.probes import Probe
+from emplifai.records import Comparison, Dialogue, Judgement, Pair, Question, Reply, sha256
 from emplifai.shards import Shard
 
 KINDS = ("shuffled", "truncated", "parrot")  # made from the data, beside the contrasts that people wrote
 
 
-def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> None:
-    """Write JUDGE/MODEL.jsonl, contrast.jsonl, metrics.json and run.json. A shard only fills a likelihood judge's cache.
+class Asked(NamedTuple):
+    """What a judge is asked: replies by model, the contrast set, the audit's probes, and which of two replies is better."""
 
-    Raises UserError when more judgements failed than judge.max_failed_share; what was answered stays in the cache.
+    test: list[Dialogue]
+    replies: dict[str, list[Question]]
+    contrasts: list[Question]
+    probes: list[Probe]
+    pairs: list[Pair]
+
+    @property
+    def questions(self) -> list[Question]:
+        """Each text to a dialogue once, whoever wrote it; no empty ones."""
+        rows = [*self.contrasts, *(q for rows in self.replies.values() for q in rows), *(p.question for p in self.probes)]
+        return list({_place(q): q for q in rows if q.text.strip()}.values())
+
+
+class Found(NamedTuple):
+    """What it answered. of: the judgements of a question, in order of criterion and sample; reworded: of the second rubric."""
+
+    of: Callable[[Question], list[Judgement]]
+    reworded: list[Judgement]
+    comparisons: list[Comparison]
+
+
+def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> None:
+    """Write JUDGE/MODEL.jsonl, contrast.jsonl, audit.csv, audit.jsonl, pairs.jsonl, metrics.json and run.json.
+
+    A shard only fills a likelihood judge's cache. Raises UserError when more judgements failed than judge.max_failed_share,
+    or a limit of judge.audit is not kept; what was answered stays in the cache.
     """
-    test, asked, contrasts = _all(params, paths)
+    asked = _asked(params, paths, name)
     if shard:
         from emplifai.backends.likelihood import fill
 
-        fill(
-            _unique([*contrasts, *(q for rows in asked.values() for q in rows)]), name, params.judges[name], params, paths, shard
-        )
+        fill(asked.questions, name, params.judges[name], params, paths, shard)
         return
     inputs = [*(paths.replies(model) for model in params.models), *(paths.part(p) for p in ("train", "dev", "test"))]
     used = {"judge": params.section("judge"), "judge_model": params.section("judges")[name]}
     with provenance.record(paths.record("judge", name), "judge", used, inputs, name) as extra:
-        found = _judge([*contrasts, *(q for rows in asked.values() for q in rows)], name, params, paths)
-        told = {model: [j for q in rows for j in found(q)] for model, rows in asked.items()}
-        shown = [j for q in contrasts for j in found(q)]
-        every = [*shown, *(j for rows in told.values() for j in rows)]
-        _refuse_too_many_failures(every, name, params)
+        found = _judge(asked, name, params, paths, extra)
+        told = {model: [j for q in rows for j in found.of(q)] for model, rows in asked.replies.items()}
+        shown = [j for q in asked.contrasts for j in found.of(q)]
+        probed = judge_audit.audit(asked.probes, found.of, found.reworded, params, paths)
+        every = [*shown, *(j for rows in told.values() for j in rows), *probed.judgements]
+        _refuse_too_many_failures(every, "judgements", name, params)
+        _refuse_too_many_failures(found.comparisons, "comparisons", name, params)
+        numbers = rated.metrics(told, shown, every, found.comparisons, asked.test, params)
+        numbers |= pairwise.metrics(found.comparisons, asked.test, params)
+        numbers |= {f"audit.{key}": value for key, value in probed.numbers.items()}
+        numbers |= _beside(told, shown, asked.contrasts, name, params, paths)
+        judge_audit.keep_limits(probed.numbers, name, params)
         _remove_others(params, paths, name)
         for model, rows in told.items():
             records.write_jsonl(paths.judgements(name, model), rows)
         records.write_jsonl(paths.contrasts(name), shown)
-        numbers = rated.metrics(told, shown, test, params) | _beside(told, shown, contrasts, name, params, paths)
+        records.write_jsonl(paths.pairs(name), found.comparisons)
+        judge_audit.write(probed, paths.audit_table(name))
         records.write_json(paths.metrics("judge", name), numbers)
         extra["judgements"] = len(every)
 
@@ -58,28 +90,37 @@ def _beside(told, shown, contrasts: Sequence[Question], name: str, params: Param
 
 def dry_run(params: Params, paths: Paths, name: str) -> None:
     """Say on stdout what `run` would ask and what that may cost; nothing is sent or written."""
-    _, asked, contrasts = _all(params, paths)
-    unique = _unique([*contrasts, *(q for rows in asked.values() for q in rows)])
-    judge = params.judges[name]
+    asked, judge = _asked(params, paths, name), params.judges[name]
     if judge.backend == "openai":
         from emplifai.backends.openai_judge import plan
 
-        print(plan(unique, name, judge, params, paths))
+        print(plan(asked.questions, name, judge, params, paths, asked.pairs, _reworded(asked, name, params)))
     else:
-        print(f"judge {name}: {len(unique)} texts for the proxy on this machine; nothing is sent, nothing costs")
+        print(f"judge {name}: {len(asked.questions)} texts for the proxy on this machine; nothing is sent, nothing costs")
 
 
 def audit(params: Params, paths: Paths, name: str) -> None:
-    """Show the judge probes of which the right order is known; write the table to results/audit/JUDGE/."""
-    from emplifai import judge_audit
+    """Show the judge the probes of all test situations; write the table to results/audit/JUDGE/.
 
-    judge_audit.run(params, paths, name, _backend(params.judges[name].backend))
-
-
-def _all(params: Params, paths: Paths) -> tuple[list[Dialogue], dict[str, list[Question]], list[Question]]:
-    """The test dialogues, the replies to be judged by model, and the contrast set."""
+    Raises UserError, after writing, when a limit of `judge.audit` is not kept.
+    """
     test = list(records.read_jsonl(paths.part("test"), Dialogue))
-    return test, {model: list(_questions(test, model, paths)) for model in params.models}, _contrasts(test)
+    asked = Asked(test, {}, [], judge_audit.probes(test, params, None), [])
+    found = _judge(asked, name, params, paths, {})
+    done = judge_audit.audit(asked.probes, found.of, found.reworded, params, paths)
+    judge_audit.write(done, paths.audit(name) / "audit.csv")
+    records.write_json(paths.audit(name) / "metrics.json", done.numbers)
+    print(f"{paths.audit(name) / 'audit.csv'}: {judge_audit.sentence(done.numbers)}")
+    judge_audit.keep_limits(done.numbers, name, params)
+
+
+def _asked(params: Params, paths: Paths, name: str) -> Asked:
+    """All that a run of the stage asks a judge. A proxy rates texts one by one: it is asked no pairs."""
+    test = list(records.read_jsonl(paths.part("test"), Dialogue))
+    replies = {model: list(_questions(test, model, paths)) for model in params.models}
+    probes = judge_audit.probes(test, params, params.judge.audit.situations)
+    pairs = pairwise.pairs(replies, test, params) if params.judges[name].backend == "openai" else []
+    return Asked(test, replies, _contrasts(test), probes, pairs)
 
 
 def _questions(test: Sequence[Dialogue], model: str, paths: Paths) -> Iterator[Question]:
@@ -98,22 +139,29 @@ def _contrasts(test: Sequence[Dialogue]) -> list[Question]:
     return [*(Question(d, "reference", d.reference) for d in test), *worse]
 
 
-def _judge(questions: Sequence[Question], name: str, params: Params, paths: Paths):
-    """Ask each text to a dialogue once; return what gives a question's judgements, in order of criterion and sample."""
-    judge = params.judges[name]
-    found: dict[tuple[str, str], list[Judgement]] = defaultdict(list)
-    for judgement in _backend(judge.backend)(_unique(questions), name, judge, params, paths):
-        found[judgement.dialogue_id, judgement.text_sha256].append(judgement)
+def _judge(asked: Asked, name: str, params: Params, paths: Paths, extra: dict[str, Any]) -> Found:
+    """Ask each text to a dialogue once. extra: gets what run.json says of the answers."""
+    judge, questions, reworded = params.judges[name], asked.questions, _reworded(asked, name, params)
+    more = {"pairs": asked.pairs, "reworded": reworded, "told": extra} if judge.backend == "openai" else {}
+    rows = list(_backend(judge.backend)(questions, name, judge, params, paths, **more))
+    comparisons = [row for row in rows if isinstance(row, Comparison)]
+    judgements = rows[: len(rows) - len(comparisons)]
+    each = len(judgements) // max(1, len(questions) + len(reworded))
+    places = {_place(q): k * each for k, q in enumerate(questions)}
 
-    def rows(question: Question) -> list[Judgement]:
+    def of(question: Question) -> list[Judgement]:
         if not question.text.strip():
-            return [
-                _empty(question, name, criterion, judge, params.judge.method)
-                for criterion in judge.criteria or params.judge.criteria
-            ]
-        return [replace(j, model=question.model) for j in found[_place(question)]]
+            return [_empty(question, name, c, judge, params.judge.method) for c in judge.criteria or params.judge.criteria]
+        start = places[_place(question)]
+        return [replace(j, model=question.model) for j in judgements[start : start + each]]
 
-    return rows
+    return Found(of, judgements[len(questions) * each :], comparisons)
+
+
+def _reworded(asked: Asked, name: str, params: Params) -> list[Question]:
+    """What an LLM is asked under a second wording too: the references and contrasts among the probes."""
+    wanted = params.judges[name].backend == "openai" and params.judge.audit.second_rubric
+    return [p.question for p in asked.probes if wanted and p.name.startswith(("reference", "contrast:"))]
 
 
 def _backend(backend: str):
@@ -124,13 +172,9 @@ def _backend(backend: str):
     return answer
 
 
-def _unique(questions: Iterable[Question]) -> list[Question]:
-    """Each text to a dialogue once, whoever wrote it; no empty ones."""
-    return list({_place(q): q for q in questions if q.text.strip()}.values())
-
-
-def _place(question: Question) -> tuple[str, str]:
-    return question.dialogue.dialogue_id, sha256(question.text)
+def _place(question: Question) -> tuple[str, str, str]:
+    """What makes a question the same: also the emotion, under which the audit shows a reply a second time."""
+    return question.dialogue.dialogue_id, question.dialogue.emotion, sha256(question.text)
 
 
 def _empty(question: Question, name: str, criterion: str, judge: JudgeModel, method: str) -> Judgement:
@@ -151,31 +195,32 @@ def _empty(question: Question, name: str, criterion: str, judge: JudgeModel, met
     )
 
 
-def _refuse_too_many_failures(judgements: Iterable[Judgement], name: str, params: Params) -> None:
+def _refuse_too_many_failures(rows: Sequence[Judgement | Comparison], what: str, name: str, params: Params) -> None:
     # A proxy refuses what it cannot measure, by rule; that is no sign of a judge that went wrong.
-    asked = [j for j in rated.asked(judgements) if j.method != "proxy"]
-    failed = [j for j in asked if j.status != "ok"]
+    asked = [row for row in rated.asked(rows) if getattr(row, "method", "") != "proxy"]
+    failed = [row for row in asked if row.status != "ok"]
     share = len(failed) / max(1, len(asked))
     if share <= params.judge.max_failed_share:
         return
-    counts = {status: sum(j.status == status for j in failed) for status in ("unparsed", "refused", "error")}
-    first = next(j for j in failed if j.status == max(counts, key=counts.get))
+    counts = {status: sum(row.status == status for row in failed) for status in ("unparsed", "refused", "error")}
+    first = next(row for row in failed if row.status == max(counts, key=counts.get))
     raise UserError(
-        f"judge {name}: {len(failed)} of {len(asked)} judgements failed ({share:.0%}), more than judge.max_failed_share = "
+        f"judge {name}: {len(failed)} of {len(asked)} {what} failed ({share:.0%}), more than judge.max_failed_share = "
         f"{params.judge.max_failed_share:g}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}. For example "
         f"{first.dialogue_id}, {first.criterion}: {_example(first)}. All answers are kept in the cache. "
         f"Mend the judge (judges.{name}, judge.max_tokens, judge.rubric), or raise judge.max_failed_share"
     )
 
 
-def _example(judgement: Judgement) -> str:
+def _example(judgement: Judgement | Comparison) -> str:
     text = " ".join(judgement.raw.split())
     return f"{judgement.rationale or judgement.status}: {text[:120]!r}" if judgement.status != "error" else text[:200]
 
 
 def _remove_others(params: Params, paths: Paths, name: str) -> None:
     """Judgements of models that are no longer in params.yaml."""
-    kept = {paths.contrasts(name), *(paths.judgements(name, model) for model in params.models)}
+    kept = {paths.contrasts(name), paths.pairs(name), paths.audit_table(name).with_suffix(".jsonl")}
+    kept |= {paths.judgements(name, model) for model in params.models}
     for path in paths.metrics("judge", name).parent.glob("*.jsonl"):
         if path not in kept:
             path.unlink()

@@ -8,19 +8,22 @@ not_higher (never raised), same (no sure difference), any.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from emplifai import contrast, labels, probes, records
+from emplifai import contrast, labels, records
+from emplifai import probes as made
 from emplifai.errors import UserError
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.probes import Probe
-from emplifai.records import Dialogue, Judgement, sha256
+from emplifai.records import Dialogue, Judgement, Question, sha256
 from emplifai.statistics.auc import auc_interval
 from emplifai.statistics.bootstrap import mean_interval
+from emplifai.statistics.icc import icc
 
 COLUMNS = (
     "probe", "base", "criterion", "wanted", "n", "auc", "auc_low", "auc_high", "difference", "difference_low", "difference_high",
@@ -30,37 +33,84 @@ COLUMNS = (
 Scores = dict[tuple[str, str, str], list[float]]  # (dialogue, probe, criterion): scores of its samples
 
 
-def run(params: Params, paths: Paths, name: str, answer: Any) -> None:
-    """Write audit.csv, audit.jsonl (the judgements) and metrics.json to paths.audit(name, ...).
+class Audit(NamedTuple):
+    """Rows of the table, flat numbers, and the judgements that they rest on (`model` is the probe)."""
 
-    answer: the backend's function. Raises UserError, after writing, when a limit of `judge.audit` is not kept.
-    """
-    judge, folder = params.judges[name], paths.audit(name)
-    test = list(records.read_jsonl(paths.part("test"), Dialogue))
-    rows = probes.probes(test, labels.load(params.data.labels))
-    asked = [row.question for row in rows if row.question.text.strip()]
-    judgements = sorted(answer(asked, name, judge, params, paths), key=_place)
+    table: list[dict]
+    numbers: dict[str, Any]
+    judgements: list[Judgement]
+
+
+def probes(test: Sequence[Dialogue], params: Params, situations: int | None) -> list[Probe]:
+    """The probes of so many situations, by hash and as many of each emotion; None: of all."""
+    if situations == 0:
+        return []
+    kept = {d.situation_id for d in contrast.chosen(test, len(test) if situations is None else situations)}
+    return [p for p in made.probes(test, labels.load(params.data.labels)) if p.question.dialogue.situation_id in kept]
+
+
+def audit(
+    rows: Sequence[Probe],
+    of: Callable[[Question], list[Judgement]],
+    reworded: Sequence[Judgement],
+    params: Params,
+    paths: Paths,
+) -> Audit:
+    """of: a probe's judgements; reworded: those of references and contrasts after the second rubric."""
+    if not rows:
+        return Audit([], {}, [])
+    judgements = [j for row in rows for j in of(row.question)]
+    noise = retest_noise(_scores(judgements))
+    wording = wordings(judgements, reworded)
+    tolerance = {c: max(noise.get(c, 0.0), wording.get(f"{c}.wording_noise", 0.0)) for c in {j.criterion for j in judgements}}
     surface = Surface(list(records.read_jsonl(paths.part("train"), Dialogue)))
-    table = list(compare(rows, judgements, surface, params))
-    records.write_jsonl(folder / "audit.jsonl", judgements)
-    records.write_csv(folder / "audit.csv", table, COLUMNS)
-    numbers = summary(table, judgements)
-    records.write_json(folder / "metrics.json", numbers)
-    print(f"{folder / 'audit.csv'}: {_sentence(numbers)}")
-    _limits(numbers, name, params)
+    table = list(compare(rows, judgements, surface, tolerance, params))
+    numbers = summary(table, judgements) | {f"{c}.retest_noise": value for c, value in noise.items()} | wording
+    return Audit(table, numbers, judgements)
 
 
-def _place(judgement: Judgement) -> tuple:
-    return judgement.dialogue_id, judgement.model, judgement.criterion, judgement.sample
+def write(done: Audit, table: Path) -> None:
+    """The table as CSV, and the judgements beside it as JSON lines."""
+    records.write_csv(table, done.table, COLUMNS)
+    records.write_jsonl(table.with_suffix(".jsonl"), done.judgements)
 
 
-def compare(rows: Sequence[Probe], judgements: Iterable[Judgement], surface: "Surface", params: Params) -> Iterable[dict]:
-    """A row of the table for each probe and criterion. Probes whose base or own judgement failed are left out."""
+def _scores(judgements: Iterable[Judgement]) -> Scores:
     scores: Scores = defaultdict(list)
     for j in judgements:
         if j.score is not None:
             scores[j.dialogue_id, j.model, j.criterion].append(j.score)
-    noise = retest_noise(scores)
+    return scores
+
+
+def wordings(judgements: Iterable[Judgement], reworded: Iterable[Judgement]) -> dict[str, float | None]:
+    """How far the same texts get the same score after another wording of the rubric, by criterion.
+
+    wording_difference: mean of second minus first; wording_noise: what 95% differ by at most; wording_icc: absolute
+    agreement, ICC(A,1), None where nothing varies.
+    """
+    first, second = _scores(judgements), _scores(reworded)
+    numbers: dict[str, float | None] = {}
+    for criterion in sorted({key[-1] for key in second}):
+        both = [(np.mean(first[key]), np.mean(second[key])) for key in sorted(second) if key[-1] == criterion and key in first]
+        if both:
+            table = np.array(both)
+            apart = table[:, 1] - table[:, 0]
+            alike = icc(table, "icc_a1").estimate() if len(table) > 1 else np.nan
+            numbers[f"{criterion}.wording_difference"] = float(apart.mean())
+            numbers[f"{criterion}.wording_noise"] = float(np.quantile(np.abs(apart), 0.95))
+            numbers[f"{criterion}.wording_icc"] = float(alike) if np.isfinite(alike) else None
+    return numbers
+
+
+def compare(
+    rows: Sequence[Probe], judgements: Iterable[Judgement], surface: "Surface", tolerance: dict[str, float], params: Params
+) -> Iterable[dict]:
+    """A row of the table for each probe and criterion. Probes whose base or own judgement failed are left out.
+
+    tolerance: by criterion, points that a score may move without being raised.
+    """
+    scores = _scores(judgements)
     texts = {(row.question.dialogue.dialogue_id, row.name): row.question.text for row in rows}
     criteria = sorted({criterion for _, _, criterion in scores}, key=records.CRITERIA.index)
     groups: dict[str, list[Probe]] = defaultdict(list)
@@ -69,7 +119,7 @@ def compare(rows: Sequence[Probe], judgements: Iterable[Judgement], surface: "Su
             groups[row.name].append(row)
     for name, group in groups.items():
         for criterion in criteria:
-            yield _compared(name, criterion, group, scores, texts, noise.get(criterion, 0.0), surface, params)
+            yield _compared(name, criterion, group, scores, texts, tolerance.get(criterion, 0.0), surface, params)
 
 
 def _compared(name, criterion, group: list[Probe], scores: Scores, texts, noise: float, surface, params: Params) -> dict:
@@ -132,22 +182,26 @@ def summary(table: Sequence[dict], judgements: Sequence[Judgement]) -> dict[str,
     return numbers
 
 
-def _sentence(numbers: dict[str, Any]) -> str:
+def sentence(numbers: dict[str, Any]) -> str:
     share, leaks = numbers["passed_share"], [v for k, v in numbers.items() if k.endswith(".leak_rate") and v is not None]
     if share is None:
         return "no probe was scored"
     return f"{share:.0%} of the probes passed; attacks raised the score in at most {max(leaks, default=0):.0%} of the cases"
 
 
-def _limits(numbers: dict[str, Any], name: str, params: Params) -> None:
+def keep_limits(numbers: dict[str, Any], name: str, params: Params) -> None:
+    """Raises UserError when a limit of judge.audit is not kept."""
     limits, faults = params.judge.audit, []
     for key, value in numbers.items():
         if limits.min_contrast_auc is not None and key.endswith(".least_contrast_auc") and (value or 0) < limits.min_contrast_auc:
             faults.append(f"judge {name}: {key} is {value}, below judge.audit.min_contrast_auc = {limits.min_contrast_auc:g}")
         if limits.max_leak_rate is not None and key.endswith(".leak_rate") and (value is None or value > limits.max_leak_rate):
             faults.append(f"judge {name}: {key} is {value}, above judge.audit.max_leak_rate = {limits.max_leak_rate:g}")
+        most = limits.max_wording_noise
+        if most is not None and key.endswith(".wording_noise") and (value is None or value > most):
+            faults.append(f"judge {name}: {key} is {value}, above judge.audit.max_wording_noise = {most:g}")
     if faults:
-        raise UserError(*faults)
+        raise UserError(*faults, f"judge {name}: `emplifai judge audit --judge {name}` writes a table of where it fails")
 
 
 class Surface:
@@ -156,7 +210,7 @@ class Surface:
     def __init__(self, train: Sequence[Dialogue]):
         leaders = contrast.leading(train)
         self._texts: dict[str, list[str]] = defaultdict(list)
-        for question in contrast.questions(leaders, train, probes.KINDS):
+        for question in contrast.questions(leaders, train, made.KINDS):
             self._texts[question.model].append(question.text)
 
     def aucs(self, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str, float | None]:

@@ -135,8 +135,23 @@ class Bertscore(Section):
 
 
 class Audit(Section):
+    situations: Count = Field(
+        8, description="test situations whose probes (attacks, wrong emotion, padding) the stage asks too; the command asks all"
+    )
+    second_rubric: Name | None = Field(
+        "en-v1",
+        description="another wording that the audit asks references and contrasts in; null: none (openai backend)",
+    )
     min_contrast_auc: Share | None = Field(None, description="a lower AUC of any contrast fails the audit; null: none does")
     max_leak_rate: Share | None = Field(None, description="a larger share of attacks that raise a score fails the audit")
+    max_wording_noise: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="points; the audit fails when 95% of scores differ by more between the two wordings"
+    )
+
+
+class Pairwise(Section):
+    criteria: list[Criterion] = Field([], description="also compare all systems in pairs on these (openai backend); []: not")
+    dialogues: Positive | None = Field(None, description="test dialogues compared, spread over the situations by hash; null: all")
 
 
 class Judge(Section):
@@ -156,6 +171,8 @@ class Judge(Section):
         None, description="a judge that would cost more, by its prices, is not asked; null: no limit. See --dry-run"
     )
     max_failed_share: Share = Field(0.2, description="more failed judgements than this fail the stage")
+    together: bool = Field(False, description="ask all criteria of a reply in one question: cheaper, but one tints the other")
+    pairwise: Pairwise = Field(Pairwise(), description="A, B or a tie, each pair in both orders")
     audit: Audit = Field(Audit(), description="limits of `emplifai judge audit`")
     shards: Positive = Field(1, description="jobs that a likelihood judge's work is spread over; the files are the same")
     fit_situations: Positive = Field(64, description="train situations that the likelihood proxy is fitted on")
@@ -165,6 +182,8 @@ class Judge(Section):
     def _scale_rises(self):
         if self.scale[0] >= self.scale[1]:
             raise ValueError("scale must rise, for example [1, 5]")
+        if self.audit.second_rubric == self.rubric:
+            raise ValueError("audit.second_rubric must be another wording than rubric, or null")
         return self
 
 
@@ -278,8 +297,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names_are_free(self):
-        if "contrast" in self.models:
-            raise ValueError("models.contrast: this name is taken: results/judge/JUDGE/contrast.jsonl is the contrast set's file")
+        for name, what in {"contrast": "the contrast set", "pairs": "the comparisons", "audit": "the audit"}.items():
+            if name in self.models:
+                raise ValueError(f"models.{name}: this name is taken: results/judge/JUDGE/{name}.jsonl is the file of {what}")
         return self
 
     @property

@@ -103,6 +103,14 @@ class Paths:
         """What a judge says of the references and of worse replies of known kinds (field model: the kind)."""
         return self.stage("judge") / judge / "contrast.jsonl"
 
+    def pairs(self, judge: str) -> Path:
+        """Which of two systems' replies a judge preferred (judge.pairwise); empty where it is not asked."""
+        return self.stage("judge") / judge / "pairs.jsonl"
+
+    def audit_table(self, judge: str) -> Path:
+        """What the stage's probes of a judge found; the judgements lie beside it as audit.jsonl."""
+        return self.stage("judge") / judge / "audit.csv"
+
     def audit(self, judge: str) -> Path:
         """What `emplifai judge audit` found: not a stage's output, made when asked for."""
         return self.results / "audit" / judge

@@ -43,12 +43,12 @@ def attacks(name: str = ATTACKS) -> dict[str, str]:
 def probes(test: Sequence[Dialogue], labels: dict[str, Label]) -> list[Probe]:
     """All probes for one dialogue of each situation; `question.model` is the probe's name."""
     leaders = contrast.leading(test)
-    rows = []
+    donors, rows = contrast.Donors(leaders, test), []
     for question in contrast.questions(leaders, test, KINDS):
         name = "reference" if question.model == "reference" else f"contrast:{question.model}"
         rows.append(Probe(name, "reference", WANTED.get(question.model, FEELING), question._replace(model=name)))
     for dialogue in leaders:
-        rows += [*_changed(dialogue), *_swapped(dialogue, labels), *_attacked(dialogue, leaders, test)]
+        rows += [*_changed(dialogue), *_swapped(dialogue, labels), *_attacked(dialogue, donors)]
     return rows
 
 
@@ -74,10 +74,10 @@ def _swapped(dialogue: Dialogue, labels: dict[str, Label]) -> list[Probe]:
     return [Probe("swap:emotion", "reference", wanted, question)]
 
 
-def _attacked(dialogue: Dialogue, leaders: Sequence[Dialogue], test: Sequence[Dialogue]) -> list[Probe]:
+def _attacked(dialogue: Dialogue, donors: contrast.Donors) -> list[Probe]:
     """A poor reply with each attack: none may raise its score."""
     kind = "generic" if contrast.written(dialogue).get("generic") else "shuffled"
-    poor = contrast.written(dialogue).get("generic") or contrast.make("shuffled", dialogue, leaders, test)
+    poor = contrast.written(dialogue).get("generic") or donors.reply(dialogue)
     if not poor:
         return []
     forms = {f"attack:{name}": form.format(reply=poor) for name, form in attacks().items()}

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from emplifai.params import Params
-from emplifai.records import Dialogue, Judgement
+from emplifai.records import Comparison, Dialogue, Judgement
 from emplifai.statistics.auc import auc_interval
 from emplifai.statistics.bootstrap import Interval, mean_interval
 
@@ -14,20 +14,25 @@ Scores = dict[str, list[float]]  # dialogue_id: scores of its samples
 
 
 def metrics(
-    told: Mapping[str, Sequence[Judgement]], shown: Sequence[Judgement], test: Sequence[Dialogue], params: Params
+    told: Mapping[str, Sequence[Judgement]],
+    shown: Sequence[Judgement],
+    every: Sequence[Judgement],
+    comparisons: Sequence[Comparison],
+    test: Sequence[Dialogue],
+    params: Params,
 ) -> dict[str, float | int | None]:
-    """Flat numbers. told: judgements by model; shown: those of the contrast set, `model` being its kind.
+    """Flat numbers. told: judgements by model; shown: those of the contrast set, `model` being its kind; every: all there are.
 
     Keys: input_tokens, output_tokens, cost_usd; error.KIND; CRITERION.asked|ok|unparsed|refused|error|empty|failed_share;
     contrast.KIND.CRITERION.auc (reference above kind); mean.MODEL.CRITERION; reference_above.MODEL.CRITERION (share of
     dialogues, ties half); the last three each with _low, _high and _n.
     """
-    every = [*shown, *(j for rows in told.values() for j in rows)]
     situations = {d.dialogue_id: d.situation_id for d in test}
     resampling = (params.correlate.confidence, params.correlate.resamples, params.correlate.seed)
-    numbers: dict[str, float | int | None] = {**_usage(every), **_errors(every)}
+    numbers: dict[str, float | int | None] = {**_usage([*every, *comparisons]), **_errors([*every, *comparisons])}
     for criterion in sorted({j.criterion for j in every}):
-        numbers |= _failures(criterion, [j for j in every if j.criterion == criterion])
+        rows = [*shown, *(j for rows in told.values() for j in rows)]
+        numbers |= _failures(criterion, [j for j in rows if j.criterion == criterion])
         kinds = _scores(j for j in shown if j.criterion == criterion)
         reference = kinds.get("reference", {})
         for kind in sorted({j.model for j in shown} - {"reference"}):
@@ -41,15 +46,18 @@ def metrics(
     return numbers
 
 
-def asked(judgements: Iterable[Judgement]) -> list[Judgement]:
+def asked(rows: Iterable[Judgement | Comparison]) -> list[Judgement | Comparison]:
     """One of each question: a text may stand in several rows (a system's reply that is the reference), but is asked once."""
-    rows = (j for j in judgements if j.raw != EMPTY)
-    return list({(j.dialogue_id, j.text_sha256, j.criterion, j.sample): j for j in rows}.values())
+    return list({_question(row): row for row in rows if row.prompt_sha256}.values())
 
 
-def _usage(judgements: Sequence[Judgement]) -> dict[str, float | int]:
+def _question(row: Judgement | Comparison) -> tuple:
+    return row.prompt_sha256, row.criterion, getattr(row, "sample", 0), getattr(row, "text_sha256", "")
+
+
+def _usage(judgements: Sequence[Judgement | Comparison]) -> dict[str, float | int]:
     """Tokens and dollars; an answer that serves several rows was paid for once. Empty for a judge that counts none."""
-    paid = {(j.prompt_sha256, j.sample): j for j in judgements if j.input_tokens is not None}.values()
+    paid = {_question(j): j for j in judgements if j.input_tokens is not None}.values()
     if not paid:
         return {}
     return {
@@ -59,7 +67,7 @@ def _usage(judgements: Sequence[Judgement]) -> dict[str, float | int]:
     }
 
 
-def _errors(judgements: Sequence[Judgement]) -> dict[str, int]:
+def _errors(judgements: Sequence[Judgement | Comparison]) -> dict[str, int]:
     """How many answers did not come, by kind: timeout, rate_limit, server, ..."""
     kinds = Counter(j.raw.partition(":")[0] for j in asked(judgements) if j.status == "error")
     return {f"error.{kind}": count for kind, count in sorted(kinds.items())}

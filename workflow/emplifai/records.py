@@ -96,6 +96,14 @@ class Question(NamedTuple):
     text: str
 
 
+class Pair(NamedTuple):
+    """Two replies to one dialogue, in the order in which a judge is to read them."""
+
+    first: Question
+    second: Question
+    criterion: str
+
+
 @dataclass(slots=True)
 class Judgement:
     """One judge's score of one text on one criterion. A failed judgement has no number."""
@@ -112,6 +120,27 @@ class Judgement:
     raw: str
     prompt_sha256: str
     text_sha256: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """One judge's choice between the replies of two systems to one dialogue, shown in one order. A failed one has no choice."""
+
+    judge: str
+    dialogue_id: str
+    criterion: str
+    first: str  # the system whose reply the judge reads first
+    second: str
+    choice: str | None  # first | second | tie
+    status: str  # ok | unparsed | refused | error
+    rationale: str
+    raw: str
+    prompt_sha256: str
+    first_sha256: str  # of the replies' texts
+    second_sha256: str
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None

@@ -1,6 +1,7 @@
 # Let a judge rate all replies: one job a judge.
 # in:  all replies; train and dev dialogues (the proxy is fitted on train and anchored on dev); test dialogues
-# out: JUDGE/MODEL.jsonl, JUDGE/contrast.jsonl (references and worse replies), JUDGE/metrics.json
+# out: JUDGE/MODEL.jsonl, JUDGE/contrast.jsonl (references and worse replies), JUDGE/pairs.jsonl (of two replies the better),
+#      JUDGE/audit.csv and audit.jsonl (probes of which the right order is known), JUDGE/metrics.json
 
 
 rule judge:
@@ -13,6 +14,9 @@ rule judge:
     output:
         judgements=[PATHS.judgements("{judge}", model) for model in MODELS],
         contrasts=PATHS.contrasts("{judge}"),
+        pairs=PATHS.pairs("{judge}"),
+        audit=PATHS.audit_table("{judge}"),
+        probes=PATHS.audit_table("{judge}").with_suffix(".jsonl"),
         metrics=PATHS.metrics("judge", "{judge}"),
         record=PATHS.record("judge", "{judge}"),
     log:

@@ -1,216 +1,221 @@
-"""An LLM on an OpenAI-compatible server as judge: each criterion asked apart, answers kept in the cache as they come."""
+"""An LLM on an OpenAI-compatible server as judge: each criterion asked apart or all together, and replies compared in pairs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from emplifai import labels
-from emplifai.backends import openai, rubric
+from emplifai import labels, pairwise, rated
+from emplifai.backends import asking, openai, rubric, verdicts
 from emplifai.backends.openai import Answer, Request
 from emplifai.cache import Cache
-from emplifai.errors import UserError
 from emplifai.params import JudgeModel, Params
 from emplifai.paths import Paths
-from emplifai.progress import Progress
-from emplifai.records import Judgement, Question, digest, sha256
+from emplifai.records import Comparison, Judgement, Pair, Question, digest, sha256
 
 
 class Item(NamedTuple):
-    """One score to be asked for."""
+    """One answer to be asked for, with a score on each criterion."""
 
     question: Question
-    criterion: str
+    criteria: tuple[str, ...]
     sample: int
     request: Request
     key: str  # of the answer in the cache
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Where in the answer the scores stand."""
+        return ("score",) if len(self.criteria) == 1 else self.criteria
 
-def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths) -> Iterator[Judgement]:
-    """A Judgement for each question, criterion and sample, in this order; method "stated" or "expected".
 
+class Duel(NamedTuple):
+    """One choice between two replies to be asked for."""
+
+    pair: Pair
+    request: Request
+    key: str
+    scores: tuple[str, ...] = ()
+
+
+def answer(
+    questions: Sequence[Question],
+    name: str,
+    judge: JudgeModel,
+    params: Params,
+    paths: Paths,
+    pairs: Sequence[Pair] = (),
+    reworded: Sequence[Question] = (),
+    told: dict[str, Any] | None = None,
+) -> Iterator[Judgement | Comparison]:
+    """A Judgement for each question, criterion and sample, then for each of `reworded`, then a Comparison for each pair.
+
+    All in the order asked; reworded: questions asked after judge.audit.second_rubric.
     Answers go to .cache/judge/NAME as they arrive; failures of the transport do not, so the next run asks those again.
-    Raises UserError before the first byte when texts must not be sent there or it would cost too much, and when no
-    request can succeed.
+    told: gets the number of answers and tries, and percentiles of their latency. Raises UserError before the first byte
+    when texts must not be sent there or it would cost too much, and when no request can succeed.
     """
     endpoint = openai.endpoint(f"judges.{name}", judge, params.data)
     method = judge.method or params.judge.method
-    rubric.check(params.judge.rubric, judge.criteria or params.judge.criteria, params.judge.scale, method)
-    items = list(_items(questions, judge, params))
+    criteria = [*(judge.criteria or params.judge.criteria), *(params.judge.pairwise.criteria if pairs else [])]
+    for wording in (params.judge.rubric, *([params.judge.audit.second_rubric] if reworded else [])):
+        rubric.check(wording, criteria, params.judge.scale, method)
+    items, duels = _all_items(questions, reworded, judge, params), list(_duels(pairs, judge, params))
     cache = Cache(paths.cache / "judge" / name)
     try:
-        missing = _missing(items, cache)
-        _refuse_cost(missing, items, name, judge, params, cache)
-        failed = _ask(missing, endpoint, name, judge, params, cache)
+        asks = [*items, *(duel for duel in duels if duel.key)]
+        found = asking.ask(asks, endpoint, name, judge, params, cache)
+        if told is not None:
+            told |= asking.latency([found[key] for key in dict.fromkeys(ask.key for ask in asks)])
         for item in items:
-            got = failed[item.key] if item.key in failed else Answer(**cache.get(item.key))
-            yield _judgement(item, got, name, judge, params.judge.scale, method)
+            yield from _judgements(item, found[item.key], name, judge, params.judge.scale, method)
+        for duel in duels:
+            yield _comparison(duel, found[duel.key] if duel.key else None, name, judge)
     finally:
         cache.close()
 
 
-def plan(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths) -> str:
-    """What `answer` would ask, in words: questions, those in the cache, tokens and cost expected. Sends nothing."""
-    items = list(_items(questions, judge, params))
-    cache = Cache(paths.cache / "judge" / name)
-    missing = _missing(items, cache)
-    inputs, outputs, source = _expected_tokens(missing, items, params, cache)
-    limit = params.judge.max_cost_usd
-    return (
-        f"judge {name}: {len({item.key for item in items})} questions, {len(items) - len(_missing_rows(items, cache))} of "
-        f"{len(items)} judgements cached, {len(missing)} to ask; about {inputs:,} input and {outputs:,} output tokens "
-        f"({source}), {_dollars(inputs, outputs, judge):.4f} USD" + ("" if limit is None else f" (judge.max_cost_usd: {limit:g})")
-    )
+def plan(
+    questions: Sequence[Question],
+    name: str,
+    judge: JudgeModel,
+    params: Params,
+    paths: Paths,
+    pairs: Sequence[Pair] = (),
+    reworded: Sequence[Question] = (),
+) -> str:
+    """What `answer` would ask, in words."""
+    duels = [duel for duel in _duels(pairs, judge, params) if duel.key]
+    asks = [*_all_items(questions, reworded, judge, params), *duels]
+    return asking.plan(asks, name, judge, params, Cache(paths.cache / "judge" / name))
 
 
-def _items(questions: Sequence[Question], judge: JudgeModel, params: Params) -> Iterator[Item]:
-    known = labels.load(params.data.labels)
+def _all_items(questions: Sequence[Question], reworded: Sequence[Question], judge: JudgeModel, params: Params) -> list[Item]:
     settings = params.judge
+    second = settings.audit.second_rubric or ""
+    return [*_items(questions, settings.rubric, judge, params), *_items(reworded, second, judge, params)]
+
+
+def _items(questions: Sequence[Question], wording: str, judge: JudgeModel, params: Params) -> Iterator[Item]:
+    known, settings = labels.load(params.data.labels), params.judge
+    criteria = judge.criteria or settings.criteria
+    groups = [tuple(criteria)] if settings.together and len(criteria) > 1 else [(criterion,) for criterion in criteria]
     for question in questions:
-        for criterion in judge.criteria or settings.criteria:
-            talk = rubric.messages(question, criterion, settings.rubric, known, settings.scale)
+        for group in groups:
+            talk = _talk(question, group, wording, known, settings.scale)
             for sample in range(judge.samples or settings.samples):
-                request = _request(talk, sample, judge, params)
-                yield Item(question, criterion, sample, request, digest([judge.model, judge.revision, request]))
+                request = _request(talk, sample, group, judge, params)
+                yield Item(question, group, sample, request, digest([judge.model, judge.revision, request]))
 
 
-def _request(talk: list[dict[str, str]], sample: int, judge: JudgeModel, params: Params) -> Request:
+def _talk(question: Question, criteria: tuple[str, ...], wording: str, known: dict[str, labels.Label], scale: tuple[int, int]):
+    if len(criteria) == 1:
+        return rubric.messages(question, criteria[0], wording, known, scale)
+    return rubric.together(question, criteria, wording, known, scale)
+
+
+def _request(talk: list[rubric.Message], sample: int, criteria: tuple[str, ...], judge: JudgeModel, params: Params) -> Request:
     settings = params.judge
-    request = {
-        "messages": talk,
-        "temperature": settings.temperature,
-        "max_tokens": settings.max_tokens,
-        "seed": settings.seed + sample,  # makes each sample a question of its own
-        "response_format": rubric.schema(settings.scale),
-    }
+    keys = ("score",) if len(criteria) == 1 else criteria
+    request = _body(talk, rubric.schema(settings.scale, keys), params) | {"seed": settings.seed + sample}
     if (judge.method or settings.method) == "expected":
         request |= {"logprobs": True, "top_logprobs": 20}
     return request
 
 
-def _missing_rows(items: Sequence[Item], cache: Cache) -> list[Item]:
-    return [item for item in items if item.key not in cache]
+def _body(talk: list[rubric.Message], form: dict[str, Any], params: Params) -> Request:
+    settings = params.judge
+    return {
+        "messages": talk,
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "seed": settings.seed,  # each sample has its own, which makes it a question of its own
+        "response_format": form,
+    }
 
 
-def _missing(items: Sequence[Item], cache: Cache) -> list[Item]:
-    """What the cache does not hold, each once; the same beginnings together, so that servers can reuse their work on it."""
-    unique = {item.key: item for item in _missing_rows(items, cache)}
-    return sorted(unique.values(), key=lambda item: [m["content"] for m in item.request["messages"]])
+def _duels(pairs: Sequence[Pair], judge: JudgeModel, params: Params) -> Iterator[Duel]:
+    known = labels.load(params.data.labels) if pairs else {}
+    for pair in pairs:
+        if _unasked(pair):
+            yield Duel(pair, {"messages": []}, "")
+            continue
+        talk = rubric.comparison(pair, params.judge.rubric, known, params.judge.scale)
+        request = _body(talk, rubric.choice_schema(), params)
+        yield Duel(pair, request, digest([judge.model, judge.revision, request]))
 
 
-def _ask(
-    items: Sequence[Item], endpoint: openai.Endpoint, name: str, judge: JudgeModel, params: Params, cache: Cache
-) -> dict[str, Answer]:
-    """Ask the items; return the failures of the transport by key."""
-    settings, failed, seconds = params.judge, {}, []
-    with Progress(f"judge {name}", len(items), "answers") as progress:
+def _unasked(pair: Pair) -> bool:
+    """Equal texts are a tie by themselves, and no choice is made where a reply is empty."""
+    return pair.first.text == pair.second.text or not (pair.first.text.strip() and pair.second.text.strip())
 
-        def keep(index: int, got: Answer) -> None:
-            seconds.append(got.seconds)
-            progress.add()
-            if got.status == "error":
-                failed[items[index].key] = got
-            else:
-                cache.put(items[index].key, asdict(_lean(got, items[index].request, name)))
 
-        limits = openai.Limits(
-            settings.max_in_flight,
-            settings.timeout,
-            settings.attempts,
-            requests_per_minute=judge.requests_per_minute,
-            tokens_per_minute=judge.tokens_per_minute,
+def _judgements(
+    item: Item, got: Answer, name: str, judge: JudgeModel, scale: tuple[int, int], method: str
+) -> Iterator[Judgement]:
+    """One for each criterion. Tokens and cost of an answer to several stand at the first of them, so that sums are right."""
+    for k, criterion in enumerate(item.criteria):
+        score, status, said = _score(got, k, item.scores[k], scale, method)
+        yield Judgement(
+            judge=name,
+            dialogue_id=item.question.dialogue.dialogue_id,
+            model=item.question.model,
+            criterion=criterion,
+            sample=item.sample,
+            score=score,
+            status=status,
+            method=method,
+            rationale=said,
+            raw=got.text or got.error,
+            prompt_sha256=digest(item.request["messages"]),
+            text_sha256=sha256(item.question.text),
+            input_tokens=None if k else got.input_tokens,
+            output_tokens=None if k else got.output_tokens,
+            cost_usd=None if k else asking.cost(got, judge),
         )
-        openai.complete([item.request for item in items], endpoint, limits, keep)
-        progress.note = _latency(seconds)
-    return failed
 
 
-def _latency(seconds: Sequence[float]) -> str:
-    """How long answers took, for the log: times are not reproducible, so they stand in no table."""
-    if len(taken := sorted(s for s in seconds if s)) < 2:
-        return ""
-    at = [taken[round(share * (len(taken) - 1))] for share in (0.5, 0.95, 1)]
-    return f"an answer took {at[0]:.2f} s (median), {at[1]:.2f} s (95%), {at[2]:.2f} s (longest)"
-
-
-def _lean(got: Answer, request: Request, name: str) -> Answer:
-    """The answer with the probabilities of its score only. Raises UserError when they were asked for and did not come."""
-    if "logprobs" not in request or got.status != "ok":
-        got.tokens = None
-    elif got.tokens is None:
-        raise UserError(
-            f"judges.{name}: this server ignores 'logprobs', so method 'expected' cannot be had from it; "
-            f"set judges.{name}.method: stated (with judge.samples above 1 for a mean)"
-        )
-    else:
-        token = rubric.score_token(got.tokens)
-        got.tokens = [token] if token else []
-    return got
-
-
-def _judgement(item: Item, got: Answer, name: str, judge: JudgeModel, scale: tuple[int, int], method: str) -> Judgement:
-    score, status, said = _score(got, scale, method)
-    return Judgement(
-        judge=name,
-        dialogue_id=item.question.dialogue.dialogue_id,
-        model=item.question.model,
-        criterion=item.criterion,
-        sample=item.sample,
-        score=score,
-        status=status,
-        method=method,
-        rationale=said,
-        raw=got.text or got.error,
-        prompt_sha256=digest(item.request["messages"]),
-        text_sha256=sha256(item.question.text),
-        input_tokens=got.input_tokens,
-        output_tokens=got.output_tokens,
-        cost_usd=None if got.used is None else round(_dollars(got.input_tokens, got.output_tokens or 0, judge), 9),
-    )
-
-
-def _score(got: Answer, scale: tuple[int, int], method: str) -> tuple[float | None, str, str]:
+def _score(got: Answer, place: int, key: str, scale: tuple[int, int], method: str) -> tuple[float | None, str, str]:
     """Score, status and rationale (or why there is no score)."""
     if got.status != "ok":
         return None, got.status, got.error
-    verdict = rubric.read(got.text, scale)
+    verdict = verdicts.read(got.text, scale, key)
     if verdict.score is None:
         return None, "unparsed", verdict.reason
     if method == "stated":
         return verdict.score, "ok", verdict.rationale
-    mean = rubric.expected(got.tokens[0], scale) if got.tokens else None
+    mean = verdicts.expected(got.tokens[place], scale) if got.tokens else None
     if mean is None:
         return None, "unparsed", "no probabilities of the scale's points at the score"
     return round(mean, 6), "ok", verdict.rationale
 
 
-def _dollars(inputs: int, outputs: int, judge: JudgeModel) -> float:
-    """By the prices of params.yaml."""
-    return (inputs * judge.usd_per_million_input + outputs * judge.usd_per_million_output) / 1e6
+def _comparison(duel: Duel, got: Answer | None, name: str, judge: JudgeModel) -> Comparison:
+    first, second, criterion = duel.pair
+    choice, status, said, raw = _choice(duel.pair, got)
+    return Comparison(
+        judge=name,
+        dialogue_id=first.dialogue.dialogue_id,
+        criterion=criterion,
+        first=first.model,
+        second=second.model,
+        choice=choice,
+        status=status,
+        rationale=said,
+        raw=raw,
+        prompt_sha256=digest(duel.request["messages"]) if got else "",
+        first_sha256=sha256(first.text),
+        second_sha256=sha256(second.text),
+        input_tokens=got.input_tokens if got else None,
+        output_tokens=got.output_tokens if got else None,
+        cost_usd=asking.cost(got, judge) if got else None,
+    )
 
 
-def _expected_tokens(missing: Sequence[Item], items: Sequence[Item], params: Params, cache: Cache) -> tuple[int, int, str]:
-    """Input and output tokens that the missing answers will need, and what this is based on.
-
-    Cached answers of this judge tell tokens a character and an answer. With none: a token a character, which is at
-    least what Japanese takes, and the longest answers allowed.
-    """
-    length = sum(openai.characters(item.request) for item in missing)
-    known = [(openai.characters(item.request), value) for item in items if (value := cache.get(item.key))]
-    known = [(size, v["input_tokens"], v["output_tokens"] or 0) for size, v in known if v["input_tokens"] is not None]
-    if not known:
-        return length, len(missing) * params.judge.max_tokens, "at most: a token a character, answers of full length"
-    sizes, inputs, outputs = (sum(column) for column in zip(*known, strict=True))
-    return round(length * inputs / sizes), round(len(missing) * outputs / len(known)), "as the cached answers"
-
-
-def _refuse_cost(
-    missing: Sequence[Item], items: Sequence[Item], name: str, judge: JudgeModel, params: Params, cache: Cache
-) -> None:
-    limit = params.judge.max_cost_usd
-    inputs, outputs, source = _expected_tokens(missing, items, params, cache)
-    cost = _dollars(inputs, outputs, judge)
-    if limit is not None and cost > limit:
-        raise UserError(
-            f"judge {name}: {len(missing)} questions would cost about {cost:.4f} USD ({source}), more than judge.max_cost_usd = "
-            f"{limit:g}; nothing was sent. Raise it, or lower judge.samples, judge.criteria, judge.max_tokens or the models"
-        )
+def _choice(pair: Pair, got: Answer | None) -> tuple[str | None, str, str, str]:
+    """Choice, status, rationale (or why there is no choice) and what the judge said."""
+    if got is None:
+        empty = not (pair.first.text.strip() and pair.second.text.strip())
+        return (None, "refused", "", rated.EMPTY) if empty else ("tie", "ok", "", pairwise.SAME)
+    if got.status != "ok":
+        return None, got.status, got.error, got.text or got.error
+    choice, said, reason = verdicts.choice(got.text)
+    return choice, "ok" if choice else "unparsed", said or reason, got.text

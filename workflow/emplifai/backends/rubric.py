@@ -1,32 +1,23 @@
-"""What an LLM judge is asked, and how its answer is read. The rubrics are prompts/judge-NAME.yaml.
+"""What an LLM judge is asked. The rubrics are prompts/judge-NAME.yaml; verdicts.py reads the answers.
 
 Judged text is data: it stands in a fence named by its own digest, and what could close a fence or open a chat role is
 replaced by full-width look-alikes (compare "spotlighting", Hines et al. 2024, arXiv 2403.14720).
 """
 
-import json
-import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from emplifai.errors import UserError
 from emplifai.labels import Label
-from emplifai.records import Question, sha256
+from emplifai.records import Pair, Question, sha256
 
 Message = dict[str, str]
-
-
-class Verdict(NamedTuple):
-    """What a judge's answer says: a score on the scale, or None and why."""
-
-    score: int | None
-    rationale: str
-    reason: str = ""
 
 
 @cache
@@ -56,19 +47,46 @@ def check(name: str, criteria: list[str], scale: tuple[int, int], method: str = 
 def messages(question: Question, criterion: str, rubric: str, labels: dict[str, Label], scale: tuple[int, int]) -> list[Message]:
     """The chat that asks for one score. All that questions share stands first, so that servers can reuse it."""
     form = load(rubric)
+    common = _part(form, criterion, scale)
+    texts = _texts(form, question, (criterion,), labels) | {"reply": fence(question.text)}
+    return _chat(form["system"].format(**common), form["user"].format(**common, **texts))
+
+
+def together(question: Question, criteria: Sequence[str], rubric: str, labels: dict[str, Label], scale: tuple[int, int]):
+    """The chat that asks for a score on each criterion in one answer."""
+    form = load(rubric)
+    ask = form["together"]
+    parts = [_part(form, criterion, scale) | {"key": criterion} for criterion in criteria]
+    common = {"low": scale[0], "high": scale[1], "scores": ", ".join(ask["score"].format(key=c) for c in criteria)}
+    system = ask["system"].format(criteria="\n\n".join(ask["part"].format(**part) for part in parts), **common)
+    texts = _texts(form, question, criteria, labels) | {"reply": fence(question.text)}
+    return _chat(system, ask["user"].format(**common, **texts))
+
+
+def comparison(pair: Pair, rubric: str, labels: dict[str, Label], scale: tuple[int, int]) -> list[Message]:
+    """The chat that asks which of two replies is better on one criterion, A (read first), B or neither."""
+    form = load(rubric)
+    common = _part(form, pair.criterion, scale)
+    texts = _texts(form, pair.first, (pair.criterion,), labels)
+    texts |= {"first": fence(pair.first.text), "second": fence(pair.second.text)}
+    return _chat(form["pair"]["system"].format(**common), form["pair"]["user"].format(**common, **texts))
+
+
+def _part(form: dict[str, Any], criterion: str, scale: tuple[int, int]) -> dict[str, Any]:
     part = form["criteria"][criterion]
     anchors = "\n".join(f"{point}：{text}" for point, text in sorted(part["anchors"].items()))
-    common = {"name": part["name"], "definition": part["definition"], "low": scale[0], "high": scale[1]}
-    told = {
-        "label": _label(form, labels[question.dialogue.emotion]) if criterion == "emotion_empathy" else "",
-        "situation": fence(question.dialogue.situation),
-        "patient": fence(question.dialogue.patient),
-        "reply": fence(question.text),
-    }
-    return [
-        {"role": "system", "content": form["system"].format(anchors=anchors, **common)},
-        {"role": "user", "content": form["user"].format(**common, **told)},
-    ]
+    return {"name": part["name"], "definition": part["definition"], "anchors": anchors, "low": scale[0], "high": scale[1]}
+
+
+def _texts(form: dict[str, Any], question: Question, criteria: Sequence[str], labels: dict[str, Label]) -> dict[str, str]:
+    """What the judge is told of a dialogue; the emotion only where it is asked about."""
+    dialogue = question.dialogue
+    label = _label(form, labels[dialogue.emotion]) if "emotion_empathy" in criteria else ""
+    return {"label": label, "situation": fence(dialogue.situation), "patient": fence(dialogue.patient)}
+
+
+def _chat(system: str, user: str) -> list[Message]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
 def _label(form: dict[str, Any], label: Label) -> str:
@@ -105,96 +123,18 @@ def neutral(text: str) -> str:
     return re.sub(r"\[(/?[A-Z_]{3,})\]", r"［\1］", text)
 
 
-def schema(scale: tuple[int, int]) -> dict[str, Any]:
+def schema(scale: tuple[int, int], keys: Sequence[str] = ("score",)) -> dict[str, Any]:
     """response_format of a verdict. The reason comes first: a score that follows its reason is the better one."""
-    verdict = {
-        "type": "object",
-        "properties": {
-            "rationale": {"type": "string"},
-            "score": {"type": "integer", "enum": list(range(scale[0], scale[1] + 1))},
-        },
-        "required": ["rationale", "score"],
-        "additionalProperties": False,
-    }
-    return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": verdict}}
+    point = {"type": "integer", "enum": list(range(scale[0], scale[1] + 1))}
+    return _schema("verdict", dict.fromkeys(keys, point))
 
 
-STATED = re.compile(  # "スコア: 4点", "Score: **4**/5"; neither "3-4" nor "評価は3つの点で"
-    r"""(?:score|rating|スコア|評点|評価|点数)[\s」』*]*(?::|=|は)[\s"'「『*]*(-?\d[\d.]*)"""
-    r"""(?!\s*[-–~〜]\s*\d)(?=\s*(?:点|/|です|[。.,、*」』"'\s)}]|$))""",
-    re.IGNORECASE,
-)
+def choice_schema() -> dict[str, Any]:
+    """response_format of a comparison."""
+    return _schema("choice", {"choice": {"type": "string", "enum": ["A", "B", "tie"]}})
 
 
-def read(text: str, scale: tuple[int, int]) -> Verdict:
-    """The last verdict in an answer: a JSON object with a score, else a stated one (スコア：4), else a bare number.
-
-    Only a whole number on the scale is a score. 11, 3.5 and 3-4 are none: what a judge did not say is not made up.
-    """
-    verdicts = list(_objects(text))
-    if verdicts:
-        last = verdicts[-1]
-        rationale = last.get("rationale")
-        return _verdict(last["score"], scale, rationale if isinstance(rationale, str) else "")
-    plain = unicodedata.normalize("NFKC", text).strip()
-    found = STATED.findall(plain) or re.findall(r"^(-?[0-9][0-9.]*)(?:点)?[。.]?$", plain)
-    if not found:
-        return Verdict(None, "", "no verdict in the answer" if plain else "empty answer")
-    return _verdict(found[-1].rstrip(".,"), scale, "")
-
-
-def score_token(tokens: list[dict]) -> dict | None:
-    """The token with which an answer states its last score, of all tokens with their probabilities; None if there is none.
-
-    It is the first token after the last "score": that holds a digit.
-    """
-    text, ends = "", []
-    for token in tokens:
-        text += token["token"]
-        ends.append(len(text))
-    stated = list(re.finditer(r'"score"\s*:\s*"?', text))
-    if not stated:
-        return None
-    after = stated[-1].end()
-    return next((t for t, end in zip(tokens, ends, strict=True) if end > after and re.search(r"\d", t["token"])), None)
-
-
-def expected(token: dict, scale: tuple[int, int]) -> float | None:
-    """Mean of the scale's points, weighted by the probabilities of the tokens that could have stood at the score.
-
-    token: of score_token. Alternatives that are no point of the scale are left out. None if no point is among them.
-    Source: G-Eval (Liu et al., EMNLP 2023), section 2.
-    """
-    weights: dict[int, float] = {}
-    for option in token.get("top_logprobs") or []:
-        point = re.fullmatch(r"\W*(\d)", unicodedata.normalize("NFKC", option["token"]).strip())
-        if point and scale[0] <= int(point[1]) <= scale[1]:
-            weights[int(point[1])] = weights.get(int(point[1]), 0.0) + math.exp(option["logprob"])
-    total = sum(weights.values())
-    return sum(point * weight for point, weight in weights.items()) / total if total else None
-
-
-def _objects(text: str):
-    """JSON objects with a score, in order. What stands inside such an object's strings is not looked at."""
-    decoder, at = json.JSONDecoder(), text.find("{")
-    while at >= 0:
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            value, end = None, at + 1
-        if isinstance(value, dict) and "score" in value:
-            yield value
-        else:
-            end = at + 1
-        at = text.find("{", end)
-
-
-def _verdict(score: Any, scale: tuple[int, int], rationale: str) -> Verdict:
-    low, high = scale
-    if isinstance(score, str) and re.fullmatch(r"-?[0-9]{1,9}(?:\.0+)?", unicodedata.normalize("NFKC", score).strip()):
-        score = float(unicodedata.normalize("NFKC", score))
-    if isinstance(score, bool) or not isinstance(score, int | float) or score != score or score % 1:
-        return Verdict(None, rationale, f"not a whole number: {str(score)[:40]}")
-    if not low <= score <= high:
-        return Verdict(None, rationale, f"outside the scale of {low} to {high}: {score:g}")
-    return Verdict(int(score), rationale)
+def _schema(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    properties = {"rationale": {"type": "string"}, **values}
+    form = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": form}}

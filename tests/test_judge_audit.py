@@ -23,12 +23,12 @@ def parts(body: dict) -> dict[str, str]:
     """Patient, reply, criterion and emotion of a prompt."""
     prompt = prompt_of(body)
     fenced = re.findall(r"<data-\w+>\n(.*?)\n</data-\w+>", prompt, re.DOTALL)
-    emotion = re.search(r"患者の感情：(.*)", prompt)
+    emotion = re.search(r"患者の感情：(.*)|The patient's emotion: \w+ \((.*)\)", prompt)
     return {
         "patient": fenced[1],
         "reply": fenced[2],
-        "criterion": re.search(r"観点：(.*)", prompt)[1],
-        "emotion": emotion[1] if emotion else "",
+        "criterion": re.search(r"(?:観点：|Criterion: )(.*)", prompt)[1],
+        "emotion": emotion[1] or emotion[2] if emotion else "",
     }
 
 
