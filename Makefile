@@ -1,4 +1,5 @@
 # make demo | test | ui | rate | bench | lint | lock: each sets up what it needs.
+SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 BIN := .venv/bin
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -48,18 +49,25 @@ lock:
 clean:
 	rm -rf .venv .cache .snakemake logs results/*/
 
-# One environment; a mark for each set of packages in it.
+# One environment; a mark for each set of packages in it. pip says a lot or nothing: here every twentieth package.
+define install
+@echo "Installing into .venv (some minutes; see README for sizes)"
+@$(BIN)/pip install --progress-bar off --constraint constraints.txt --editable ".[$(1)]" 2>&1 | awk '\
+	/^ *(ERROR|error)/ { failed = 1 } failed { print; fflush() } \
+	/^Collecting/ && ++n % 20 == 0 { print "  " n " packages found: " $$2; fflush() } \
+	/^Installing collected/ { print "  unpacking them (a minute or two)"; fflush() } \
+	/^Successfully installed/ { print "  installed" }'
+endef
+
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo")'
 	$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --upgrade pip
 
 $(BIN)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing into .venv (some minutes; see README for sizes)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[embedded]"
+	$(call install,embedded)
 	@touch $@
 
 $(BIN)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing into .venv (some minutes; see README for sizes)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(call install,dev)
 	@touch $@ $(BIN)/.demo
