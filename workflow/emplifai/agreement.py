@@ -139,7 +139,8 @@ def _systems(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
     models = shared.items["model"].nunique()
     for statistic in (*ORDER, "bias", "mae"):
         off = off_scale(shared, judge) if statistic in SCALE else ""
-        few_models = "too few systems" if models < (1 if statistic in SCALE else FEWEST) else ""
+        fewest = 1 if statistic in SCALE else 2 if statistic == "pairwise_accuracy" else FEWEST
+        few_models = "too few systems" if models < fewest else ""
         row = make.row(statistic, "mean", lambda p, s=statistic: _of_systems(p, judge, s), off or few_models, models)
         if row["status"] == "ok" and statistic in ORDER[:3]:
             row["p_value"] = permutation_p(*_system_means(shared, judge), STATISTICS[statistic], settings.seed)

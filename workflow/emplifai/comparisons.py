@@ -43,7 +43,8 @@ def _row(panel: Panel, a: str, b: str, level: str, statistic: str, settings: Set
     models = both.items["model"].nunique()
     head = (panel.criterion, a, b, level, statistic, "mean", models if level == "system" else len(both.items), len(both.raters))
     row = dict.fromkeys(COLUMNS) | dict(zip(COLUMNS, head, strict=False))
-    units = models if level == "system" else len(both.items)
+    inside = int(both.items["model"].value_counts().max()) if level == "within_model" and len(both.items) else len(both.items)
+    units = models if level == "system" else inside
     flat = [j for j in (a, b) if units and np.ptp(both.judges[j]) == 0]
     why = "no items" if not units else "too few items" if units < FEWEST else "constant judge" if flat else ""
     why = why or ("constant ratings" if np.ptp(both.human) == 0 else "")

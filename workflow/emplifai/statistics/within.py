@@ -13,18 +13,24 @@ def within(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> dict[str, np.nd
     x, y: (items,); cluster: (items,) whole numbers. Averaged, these are the "sample-level" correlations of the summarisation
     literature. Pearson, Spearman, tau-b as in SciPy; pairwise_accuracy as in correlation.py.
     """
-    import pandas as pd
-
     if not len(x):
         return dict.fromkeys(("pearson", "spearman", "kendall_tau_b", "pairwise_accuracy"), np.zeros(0))
     x, y = np.round(x, TIE), np.round(y, TIE)
-    rank = pd.DataFrame({"x": x, "y": y}).groupby(cluster).rank()
+    rank_x, rank_y = (_ranks(v, cluster) for v in (x, y))
     n = np.bincount(cluster)
     return {
         "pearson": _pearson(x - x.mean(), y - y.mean(), cluster, n),
-        "spearman": _pearson(rank["x"].to_numpy(), rank["y"].to_numpy(), cluster, n),
+        "spearman": _pearson(rank_x, rank_y, cluster, n),
         **_by_pairs(x, y, cluster, n),
     }
+
+
+def _ranks(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Mid-ranks inside each cluster, up to a constant of the cluster."""
+    from scipy.stats import rankdata
+
+    distinct, code = np.unique(values, return_inverse=True)
+    return rankdata(cluster.astype(np.int64) * len(distinct) + code)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, cluster: np.ndarray, n: np.ndarray) -> np.ndarray:
