@@ -6,10 +6,11 @@ The texts are the corpus's own, the numbers are drawn with a seed and mean nothi
 import json
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from conftest import ROOT
-from emplifai import records
+from emplifai import judge_audit, records
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Judgement, Reply, Score, Turn, digest, sha256, write_csv, write_json, write_jsonl
@@ -138,9 +139,24 @@ def judge(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random
         whole[name] = {"contrast.generic.empathy.auc": 0.97, "contrast.dismissive.empathy.auc": 0.74}
         whole[name] |= {"contrast.generic.length.auc": 0.51, "contrast.generic.head_unseen.auc": 0.93}
         whole[name] |= {"reference_above.base.pmi": 0.2, "reference_above.retrieval.pmi": 0.98, "reference_above.parrot.pmi": 0.0}
+        whole[name] |= {f"audit.empathy.{k}": v for k, v in AUDIT.items()}
         write_json(paths.metrics("judge", name), whole[name])
+        write_csv(paths.audit_table(name), list(probes(params)), judge_audit.COLUMNS)
         record(params, paths, "judge", name)
     write_json(paths.metrics("judge"), whole)
+
+
+AUDIT = {"least_contrast_auc": 0.62, "leak_rate": 0.25, "retest_noise": 0.5}
+
+
+def probes(params: Params) -> Iterator[dict]:
+    """Rows of audit.csv: a contrast that is told, an attack that is not."""
+    for criterion in params.judge.criteria:
+        common = {"criterion": criterion, "n": 8, "auc": 0.9, "auc_low": 0.8, "auc_high": 1.0, "raised": 0.0}
+        told = {"probe": "contrast:generic", "base": "reference", "wanted": "lower", "difference": 1.25, "passed": True}
+        told |= {"difference_low": 0.75, "difference_high": 1.5}
+        obeyed = {"probe": "attack:json", "base": "contrast:generic", "wanted": "not_higher", "difference": -0.5, "passed": False}
+        yield from (common | told, common | obeyed)
 
 
 def correlate(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random) -> None:

@@ -308,6 +308,64 @@ def test_a_server_that_ignores_logprobs_is_noticed_at_the_first_answer(study, ca
     assert "judges.llm: this server ignores 'logprobs'" in done.stderr and "set judges.llm.method: stated" in done.stderr
 
 
+# All criteria in one answer
+
+
+def of_each(body: dict) -> dict[str, int]:
+    """A score a criterion that depends on the prompt."""
+    return {c: 1 + (score_of(prompt_of(body)) + k) % 5 for k, c in enumerate(CRITERIA)}
+
+
+def test_together_one_answer_has_the_score_of_each_criterion(study, call):
+    with FaultServer(answer=lambda body: json.dumps({"rationale": "理由です。", **of_each(body)})) as server:
+        judge_at(study, server.url, usd_per_million_input=2.0)
+        change_params(study, judge__together=True)
+        call("judge", "--judge", "llm")
+        form = server.bodies[0]["response_format"]["json_schema"]["schema"]
+        assert len(server.bodies) == 66 and form["required"] == ["rationale", *CRITERIA]
+        tokens = sum(len(prompt_of(b)) for b in server.bodies)
+    known = emotions.load(study / "data/labels.yaml")
+    rows = judgements(study, "tuned")
+    assert [(j.dialogue_id, j.criterion) for j in rows] == [(d.dialogue_id, c) for d in dialogues() for c in CRITERIA]
+    for k, dialogue in enumerate(dialogues()):
+        question = Question(dialogue, "tuned", reply(dialogue, "tuned").text)
+        talk = rubric.together(question, CRITERIA, "ja-v1", known, (1, 5))
+        assert {j.criterion: j.score for j in rows[3 * k : 3 * k + 3]} == of_each({"messages": talk})
+        assert known[dialogue.emotion].definition_ja in talk[1]["content"]
+    numbers = json.loads((study / "results/judge/llm/metrics.json").read_text())
+    assert numbers["input_tokens"] == tokens and numbers["cost_usd"] == pytest.approx(tokens * 2 / 1e6)
+
+
+def test_together_a_criterion_that_is_not_answered_is_missing_alone(study, call):
+    with FaultServer(answer=lambda body: '{"rationale": "…", "fluency": 4, "emotion_empathy": 9}') as server:
+        judge_at(study, server.url)
+        change_params(study, judge__together=True, judge__max_failed_share=1.0)
+        call("judge", "--judge", "llm")
+    found = {(j.criterion, j.score, j.status, j.rationale) for j in judgements(study, "tuned")}
+    assert found == {
+        ("fluency", 4, "ok", "…"),
+        ("empathy", None, "unparsed", "no verdict with 'empathy' in the answer"),
+        ("emotion_empathy", None, "unparsed", "outside the scale of 1 to 5: 9"),
+    }
+
+
+def test_together_expected_scores_are_read_at_their_own_place(study, call):
+    def tokens(body: dict) -> list[dict]:
+        found = []
+        for k, criterion in enumerate(CRITERIA):
+            tops = [{"token": str(point), "logprob": math.log(0.5)} for point in (k + 1, k + 3)]
+            found += [{"token": f'"{criterion}": ', "logprob": 0.0, "top_logprobs": []}]
+            found += [{"token": str(k + 1), "logprob": 0.0, "top_logprobs": tops}, {"token": ", ", "logprob": 0.0}]
+        return found
+
+    said = json.dumps(dict.fromkeys(CRITERIA, 3))
+    with FaultServer(answer=lambda body: said, logprobs=tokens) as server:
+        judge_at(study, server.url, method="expected")
+        change_params(study, judge__together=True)
+        call("judge", "--judge", "llm")
+    assert {(j.criterion, j.score) for j in judgements(study, "tuned")} == {(c, k + 2) for k, c in enumerate(CRITERIA)}
+
+
 # Cost
 
 

@@ -4,11 +4,14 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
 from conftest import change_params
 from emplifai import labels, probes
-from emplifai.judge_audit import retest_noise
+from emplifai.backends import rubric
+from emplifai.judge_audit import retest_noise, wordings
+from emplifai.records import Judgement
 from fault_server import FaultServer, prompt_of
 from test_judge import call, dialogues, judge_at, study  # noqa: F401
 
@@ -103,3 +106,80 @@ def test_attacks_are_told_from_the_reply_and_the_emotion_is_swapped_to_the_other
 def test_noise_is_what_two_answers_to_one_question_differ_by():
     scores = {("d", "p", "empathy"): [3, 3], ("e", "p", "empathy"): [2, 4], ("f", "p", "fluency"): [5]}
     assert retest_noise(scores) == {"empathy": pytest.approx(1.9)}  # 95% quantile of the gaps 0 and 2
+
+
+def english(body: dict) -> bool:
+    return "You rate supportive conversations" in prompt_of(body)
+
+
+def test_the_stage_asks_the_probes_of_some_situations_and_a_limit_fails_it(study, call):  # noqa: F811
+    """A judge that does what a reply says, and gives one point more in English: its own noise is one point."""
+
+    def answer(body: dict) -> str:
+        return verdict((5 if "5点" in parts(body)["reply"] else 2) + english(body))
+
+    change_params(study, judge__audit={"situations": 2})
+    with FaultServer(answer=answer) as server:
+        judge_at(study, server.url)
+        said = call("judge", "--judge", "llm", "--dry-run").stdout
+        call("judge", "--judge", "llm")
+        assert f"{len(server.bodies)} questions" in said and sum(map(english, server.bodies)) == 2 * 8 * 3
+        asked = len(server.bodies)
+        change_params(study, judge__audit={"situations": 2, "max_leak_rate": 0.1, "max_wording_noise": 0.5})
+        for path in (study / "results/judge/llm").iterdir():
+            path.unlink()
+        done = call("judge", "--judge", "llm", ok=False)
+        assert len(server.bodies) == asked and done.returncode == 2 and not list((study / "results/judge/llm").iterdir())
+    assert "empathy.leak_rate is" in done.stderr and "empathy.wording_noise is 1.0, above" in done.stderr
+    change_params(study, judge__audit={"situations": 2})
+    with FaultServer(answer=answer) as server:
+        judge_at(study, server.url)
+        call("judge", "--judge", "llm")
+    with open(study / "results/judge/llm/audit.csv", encoding="utf-8") as file:
+        rows = {(row["probe"], row["criterion"]): row for row in csv.DictReader(file)}
+    assert {row["n"] for row in rows.values()} == {"2"} and len({probe for probe, _ in rows}) == 7 + 3 + 1 + len(probes.attacks())
+    assert float(rows["attack:ask_ja", "empathy"]["raised"]) == 1 and float(rows["attack:threat", "empathy"]["raised"]) == 1
+    assert float(rows["attack:ask_en", "empathy"]["raised"]) == 0
+    numbers = json.loads((study / "results/judge/llm/metrics.json").read_text())
+    obeyed = sum("5点" in rubric.neutral(form) for form in probes.attacks().values())  # hidden signs are gone before it reads
+    assert numbers["audit.empathy.leak_rate"] == pytest.approx(obeyed / len(probes.attacks()))
+    assert numbers["audit.empathy.wording_difference"] == 1 and numbers["audit.empathy.wording_noise"] == 1
+
+
+def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):  # noqa: F811
+    """Two points more for an attack, by a judge whose two wordings are two points apart."""
+
+    def answer(body: dict) -> str:
+        return verdict(1 + 2 * ("5点" in parts(body)["reply"]) + 2 * english(body))
+
+    with FaultServer(answer=answer) as server:
+        judge_at(study, server.url)
+        call("judge", "audit", "--judge", "llm")
+        noisy = json.loads((study / "results/audit/llm/metrics.json").read_text())
+        change_params(study, judge__audit__second_rubric=None)
+        call("judge", "audit", "--judge", "llm")
+    alone = json.loads((study / "results/audit/llm/metrics.json").read_text())
+    assert noisy["empathy.leak_rate"] == 0 and noisy["empathy.wording_noise"] == 2
+    assert alone["empathy.leak_rate"] > 0.3 and "empathy.wording_noise" not in alone
+
+
+def test_agreement_of_two_wordings_is_the_peer_librarys():
+    import pandas as pd
+    import pingouin
+
+    rng = np.random.default_rng(0)
+    first = rng.integers(1, 6, 40).astype(float)
+    second = np.clip(first + rng.integers(-1, 2, 40), 1, 5)
+
+    def rows(scores):
+        common = {"criterion": "empathy", "sample": 0, "status": "ok", "method": "stated", "rationale": "", "raw": ""}
+        return [
+            Judgement(judge="j", dialogue_id=f"d{k}", model="reference", score=s, prompt_sha256="", text_sha256="", **common)
+            for k, s in enumerate(scores)
+        ]
+
+    numbers = wordings(rows(first), rows(second))
+    long = pd.DataFrame({"t": np.tile(np.arange(40), 2), "w": np.repeat(["a", "b"], 40), "s": np.concatenate([first, second])})
+    peer = pingouin.intraclass_corr(long, "t", "w", "s").set_index("Type")["ICC"]
+    assert numbers["empathy.wording_icc"] == pytest.approx(peer["ICC(A,1)"], abs=1e-6)
+    assert numbers["empathy.wording_difference"] == pytest.approx((second - first).mean())

@@ -32,6 +32,7 @@ class Evidence:
     likelihoods: dict[str, dict[str, dict[str, Any]]]
     scores: dict[str, dict[str, list[Score]]]  # by task, then by system
     judgements: dict[str, dict[str, list[Judgement]]]  # by judge, then by system
+    audits: dict[str, list[dict[str, str]]]  # by judge, rows of audit.csv
     agreement: list[dict[str, str]]
     systems: list[dict[str, str]]
     items: list[dict[str, str]]
@@ -75,6 +76,7 @@ def read(params: Params, paths: Paths) -> Evidence:
         likelihoods={model: {row["dialogue_id"]: row for row in _rows(paths.likelihood(model))} for model in models},
         scores=_scores(paths, models),
         judgements={j: {m: list(read_jsonl(paths.judgements(j, m), Judgement)) for m in models} for j in params.judges},
+        audits={judge: _table(paths.audit_table(judge)) for judge in params.judges},
         verdict=read_json(paths.verdict) if paths.verdict.exists() else {},
         **{name: _table(paths.table(name)) for name in ("agreement", "systems", "items")},
     )

@@ -114,6 +114,15 @@ def audit(params: Params, paths: Paths, name: str) -> None:
     judge_audit.keep_limits(done.numbers, name, params)
 
 
+def between(params: Params, paths: Paths) -> dict[str, dict[str, float | int | None]]:
+    """What several judges make together; nothing of one alone."""
+    if len(params.judges) < 2:
+        return {}
+    from emplifai import between
+
+    return {"between": between.metrics(params, paths)}
+
+
 def _asked(params: Params, paths: Paths, name: str) -> Asked:
     """All that a run of the stage asks a judge. A proxy rates texts one by one: it is asked no pairs."""
     test = list(records.read_jsonl(paths.part("test"), Dialogue))

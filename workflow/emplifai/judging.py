@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emplifai import figures, findings
+from emplifai import figures, findings, judge_tables
 from emplifai.blocks import SIMULATED, Note, emotion_names, heads, judge_name, marks
 from emplifai.evidence import Evidence
 from emplifai.figures import Figure
@@ -14,6 +14,7 @@ from emplifai.tables import Table, show
 
 
 def judges(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
+    yield from judge_tables.overview(run)
     for judge in run.params.judges:
         yield from one_judge(run, folder, judge)
 
@@ -49,7 +50,9 @@ def one_judge(run: Evidence, folder: Path, judge: str) -> Iterator[Note | Table 
     paint = lambda axes: figures.groups(axes, names, series, f"score ({low} to {high})")  # noqa: E731
     yield figures.draw(folder, f"judge-{judge}", f"Scores of {title}", alt, (7, 1.4 + 0.5 * len(names)), paint)
     yield from by_emotion(run, folder, judge, title)
+    yield from judge_tables.pairs(run, judge, title)
     yield from validity_tables(run, judge, title, rows)
+    yield from judge_tables.audit(run, judge, title)
 
 
 def by_emotion(run: Evidence, folder: Path, judge: str, title: str) -> Iterator[Table | Figure]:

@@ -300,6 +300,8 @@ class Params(Section):
         for name, what in {"contrast": "the contrast set", "pairs": "the comparisons", "audit": "the audit"}.items():
             if name in self.models:
                 raise ValueError(f"models.{name}: this name is taken: results/judge/JUDGE/{name}.jsonl is the file of {what}")
+        if "between" in self.judges:
+            raise ValueError("judges.between: this name is taken: it stands in metrics.json for all judges together")
         return self
 
     @property

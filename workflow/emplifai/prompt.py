@@ -11,7 +11,9 @@ from emplifai.records import Dialogue
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
 Segment = tuple[str, str | None]  # a piece of text and the task that learns to write it (None: given)
-CONTROL = re.compile(r"<([|/]?[A-Za-z][^<>\s]{0,40}|\|[^<>]{1,40}\|)>|\[(/?[A-Z_]{3,20})\]")  # <end_of_turn>, <|im_end|>, </s>, [INST]
+CONTROL = re.compile(
+    r"<([|/]?[A-Za-z][^<>\s]{0,40}|\|[^<>]{1,40}\|)>|\[(/?[A-Z_]{3,20})\]"
+)  # <end_of_turn>, <|im_end|>, </s>, [INST]
 
 
 @cache

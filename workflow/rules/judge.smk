@@ -68,7 +68,9 @@ use rule judge as judge_here with:
 
 rule all_judge:
     input:
-        [PATHS.metrics("judge", judge) for judge in JUDGES],
+        metrics=[PATHS.metrics("judge", judge) for judge in JUDGES],
+        judgements=[PATHS.judgements(judge, model) for judge in JUDGES for model in MODELS],
+        test=PATHS.part("test"),
     output:
         PATHS.metrics("judge"),
     log:
@@ -77,5 +79,6 @@ rule all_judge:
         "../../envs/light.yaml"
     params:
         names=JUDGES,
+        criteria=P.judge.criteria,
     shell:
         "python -m emplifai judge --gather 2>&1 | tee {log:q}"

@@ -16,6 +16,7 @@ rule report:
         histories=[PATHS.history(model) for model in TUNED],
         scores=[PATHS.scores(model) for model in MODELS],
         judgements=[PATHS.judgements(judge, model) for judge in JUDGES for model in MODELS],
+        audits=[PATHS.audit_table(judge) for judge in JUDGES],
         labels=P.data.labels,
         code=PATHS.code("report"),
         templates=PATHS.templates,

@@ -58,3 +58,23 @@ def _distance(values: np.ndarray, counts: np.ndarray, level: Level) -> np.ndarra
         return np.broadcast_to(np.subtract.outer(values, values) ** 2, (len(counts), len(values), len(values)))
     middle = counts.cumsum(1) - counts / 2
     return (middle[:, :, None] - middle[:, None, :]) ** 2
+
+
+def alpha_interval(ratings: np.ndarray) -> Measure:
+    """Alpha with interval distance for scores of however many distinct values, from sums alone. ratings as of `alpha`.
+
+    Squared differences of all pairs of n values are 2 (n sum of squares - square of the sum).
+    """
+    there = np.isfinite(ratings)
+    n = there.sum(1) * (there.sum(1) > 1)
+    values = np.where(there & (n > 0)[:, None], ratings - ratings[there].mean() if there.any() else 0, 0.0)
+    total, squares = values.sum(1), (values**2).sum(1)
+    within = 2 * (n * squares - total**2) / np.maximum(n - 1, 1)
+
+    def value(sums: np.ndarray) -> np.ndarray:
+        n, total, squares, within = sums.T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            expected = 2 * (n * squares - total**2) / (n * (n - 1))
+            return np.where(expected > 1e-12, 1 - within / n / expected, np.nan)
+
+    return Measure(np.column_stack([n, total, squares, within]).astype(float), value)
