@@ -195,32 +195,106 @@ GOOD_J = [("gpt", f"d{i}", "empathy", 1 + (i * 2) % 5) for i in range(6)]
 BAD = {
     "wrong columns": ("who,dialogue_id,criterion,score", GOOD_R, J, GOOD_J, "R.csv: no column 'rater_id'"),
     "misspelt": (R.replace("score", "scores"), GOOD_R, J, GOOD_J, "is 'scores' meant?"),
+    "swapped": (J, GOOD_J, R, GOOD_R, "R.csv: no column 'rater_id'"),
+    "two columns": (R + ",score", [(*r, 1) for r in GOOD_R], J, GOOD_J, "R.csv: two columns 'score'"),
+    "semicolons": (R.replace(",", ";"), [], J, GOOD_J, "R.csv: cells are separated by semicolons"),
+    "more cells": (R, [(*r, 9) for r in GOOD_R], J, GOOD_J, "R.csv: rows have more cells than the header names (4)"),
+    "one row longer": (R, [*GOOD_R, ("r1", "d9", "empathy", 3, 4)], J, GOOD_J, "R.csv: not CSV: "),
+    "quote left open": (R, [*GOOD_R, ("r1", '"d9', "empathy", 3)], J, GOOD_J, "R.csv: not CSV: "),
     "text": (R, [*GOOD_R, ("r1", "d9", "empathy", "good")], J, GOOD_J, "row 14: score 'good' is not a number"),
+    "true": (R, [*GOOD_R, ("r1", "d9", "empathy", "TRUE")], J, GOOD_J, "row 14: score 'TRUE' is not a number"),
+    "decimal comma": (R, [*GOOD_R, ("r1", "d9", "empathy", '"3,5"')], J, GOOD_J, "row 14: score '3,5' is not a number"),
     "NaN": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d9", "empathy", "NaN")], "row 8: score 'NaN' is not a number"),
+    "NA": (R, [*GOOD_R, ("r1", "d9", "empathy", "NA")], J, GOOD_J, "row 14: score 'NA' is not a number"),
     "inf": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d9", "empathy", "inf")], "row 8: score 'inf' is not a number"),
+    "too large": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d9", "empathy", "1e300")], "row 8: score '1e300' is beyond 1e+15"),
     "out of scale": (R, [*GOOD_R, ("r1", "d9", "empathy", 7)], J, GOOD_J, "row 14: score 7 is outside the scale 1 to 5"),
     "judge out of scale": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d9", "empathy", 11)], "J.csv: row 8: score 11 is outside"),
     "duplicate": (R, [*GOOD_R, ("r1", "d0", "empathy", 3)], J, GOOD_J, "row 14: a second score of rater_id r1, dialogue_id d0"),
+    "judged twice": (R, GOOD_R, J, [*GOOD_J, ("gpt", "d0", "empathy", 3)], "J.csv: row 8: a second score of judge gpt"),
     "no id": (R, [*GOOD_R, ("", "d0", "empathy", 3)], J, GOOD_J, "row 14: rater_id is empty"),
+    "short row": (R, [*GOOD_R, ("r1", "d9")], J, GOOD_J, "row 14: criterion is empty"),
     "no overlap": (R, GOOD_R, J, [("gpt", f"x{i}", "empathy", 3) for i in range(6)], "no item in common"),
     "other criterion": (R, GOOD_R, J, [("gpt", f"d{i}", "fluency", 3) for i in range(6)], "Criteria of the ratings: empathy"),
     "no rows": (R, [], J, GOOD_J, "R.csv: no rows"),
+    "no scores": (R, GOOD_R, J, [("gpt", f"d{i}", "empathy", "") for i in range(6)], "J.csv: no row has a score"),
     "one model column": (R, GOOD_R, J + ",model", [(*j, "m") for j in GOOD_J], "R.csv: no column 'model'"),
+    "a model named mean": (
+        R + ",model",
+        [(*r, "mean") for r in GOOD_R],
+        J + ",model",
+        [(*j, "mean") for j in GOOD_J],
+        "rename it",
+    ),
+    "two situations": (
+        R + ",situation_id",
+        [(*r, f"s{k}") for k, r in enumerate(GOOD_R)],
+        J,
+        GOOD_J,
+        "dialogue d0, model '' has more than one situation_id",
+    ),
+    "no situation": (
+        R + ",situation_id",
+        [(*r, "s1" * (r[1] != "d3")) for r in GOOD_R],
+        J,
+        GOOD_J,
+        "dialogue d3, model '' has no",
+    ),
 }
+OPTIONS = {
+    ("--scale", "5", "1"): "--scale LOW HIGH: two finite numbers that rise",
+    ("--scale", "1", "inf"): "--scale LOW HIGH: two finite numbers that rise",
+    ("--epsilon", "nan"): "--epsilon: from 0 to 1",
+    ("--resamples", "10"): "--resamples: at least 100",
+    ("--seed", "-1"): "--seed: 0 or more",
+    ("--cluster", "nosuch"): "no column 'nosuch' to group by; there are: dialogue_id",
+    ("--by", "score"): "no column 'score' to group by",
+}
+FILES = {
+    "no such file": (None, "R.csv: no such file"),
+    "empty": (b"", "R.csv: empty"),
+    "another encoding": ("rater_id,é\n".encode("latin1"), "R.csv: neither UTF-8 nor Shift_JIS"),
+    "UTF-16": (R.encode("utf-16"), "R.csv: UTF-16; save it as CSV in UTF-8"),
+    "a picture": (bytes(range(256)) * 4, "R.csv: neither UTF-8 nor Shift_JIS"),
+    "NUL": (R.encode() + b"\n\0", "R.csv: not a text file"),
+}
+
+
+def refused(capsys, *more: str) -> str:
+    """The message with which the command refuses R.csv and J.csv."""
+    from emplifai import cli
+
+    assert cli.main(["correlate", "--ratings", "R.csv", "--judgements", "J.csv", "--out", "out", *more]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and not Path("out").exists()
+    return error
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_tables_get_one_clear_message(tmp_path, case, monkeypatch, capsys):
-    from emplifai import cli
-
     header_r, lines_r, header_j, lines_j, message = BAD[case]
     write(tmp_path / "R.csv", header_r, lines_r)
     write(tmp_path / "J.csv", header_j, lines_j)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["correlate", "--ratings", "R.csv", "--judgements", "J.csv", "--out", "out"]) == 2
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
-    assert not Path("out").exists()
+    assert message in refused(capsys)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_are_no_tables_are_refused(tmp_path, case, monkeypatch, capsys):
+    content, message = FILES[case]
+    if content is not None:
+        (tmp_path / "R.csv").write_bytes(content)
+    write(tmp_path / "J.csv", J, GOOD_J)
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_that_make_no_sense_are_refused(tmp_path, option, monkeypatch, capsys):
+    write(tmp_path / "R.csv", R, GOOD_R)
+    write(tmp_path / "J.csv", J, GOOD_J)
+    monkeypatch.chdir(tmp_path)
+    assert OPTIONS[option] in refused(capsys, *option)
 
 
 def spread(rater: int, item: int) -> int:

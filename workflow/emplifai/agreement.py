@@ -64,7 +64,7 @@ def judge_rows(panel: Panel, judge: str, settings: Settings, models: bool) -> It
     shared = panel.judged(judge)
     yield from _pooled(shared, judge, settings)
     yield _ppi(panel, judge, "pooled", "", "", settings)
-    for by in settings.by:
+    for by in (name for name in settings.by if name != "model"):  # models have a level of their own
         for group in sorted(shared.items[by].dropna().unique()):
             yield from _group(shared.of((shared.items[by] == group).to_numpy()), judge, by, group, settings)
     if models:

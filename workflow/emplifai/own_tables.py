@@ -12,6 +12,7 @@ from emplifai import outcome, provenance, ratings
 from emplifai.errors import UserError
 from emplifai.panel import ATTRIBUTES, Panel, panels
 from emplifai.paths import Paths
+from emplifai.ratings import HUGE
 from emplifai.records import write_json
 from emplifai.rows import Settings
 
@@ -27,14 +28,16 @@ def from_tables(args: "argparse.Namespace") -> None:
     checks = {
         "give both --ratings and --judgements": args.ratings and args.judgements,
         "give --out DIR, the folder to write to": args.out,
-        "--scale LOW HIGH: must rise, for example --scale 1 5": low < high,
+        "--scale LOW HIGH: two finite numbers that rise, for example --scale 1 5": -HUGE < low < high < HUGE,
         "--resamples: at least 100": args.resamples >= 100,
         "--epsilon: from 0 to 1": 0 <= args.epsilon <= 1,
         "--seed: 0 or more": args.seed >= 0,
     }
     if faults := [fault for fault, good in checks.items() if not good]:
         raise UserError(*faults)
-    settings = Settings((low, high), args.cluster, tuple(args.by), resamples=args.resamples, epsilon=args.epsilon, seed=args.seed)
+    settings = Settings(
+        (low, high), args.cluster, tuple(dict.fromkeys(args.by)), resamples=args.resamples, epsilon=args.epsilon, seed=args.seed
+    )
     compare(args.ratings, args.judgements, settings, Paths(folders={"correlate": args.out}))
 
 
@@ -51,9 +54,11 @@ def compare(ratings_path: Path, judgements_path: Path, settings: Settings, paths
     if ("model" in rated) != ("model" in judged):
         missing = judgements_path if "model" in rated else ratings_path
         raise UserError(f"{missing}: no column 'model', but the other table has one; leave it out of both for one system")
+    settings = _grouping(ratings_path, judgements_path, rated, judged, settings)
     if not models:
         rated, judged = rated.assign(model=""), judged.assign(model="")
-    settings = _grouping(ratings_path, judgements_path, rated, judged, settings)
+    if "mean" in {*rated["model"], *judged["model"]}:
+        raise UserError(f"{ratings_path}, {judgements_path}: a model is named 'mean', as the mean over models is; rename it")
     attributes = _attributes(rated, judged, settings, ratings_path, judgements_path)
     found = panels(rated, judged, settings.cluster, own, attributes, _families(judged))
     _check_overlap(ratings_path, judgements_path, found)
@@ -95,13 +100,17 @@ def _attributes(rated, judged, settings: Settings, *files: Path) -> "pd.DataFram
         by_item = known.groupby(keys)[name]
         if (clash := by_item.nunique()).gt(1).any():
             item = clash.index[clash.gt(1)][0]
-            raise UserError(f"{files[0]}, {files[1]}: dialogue {item[0]}, model {item[1]!r} has more than one {name}")
+            message = f"{files[0]}, {files[1]}: dialogue {item[0]}, model {item[1]!r} has more than one {name}"
+            if name in (settings.cluster, *settings.by):
+                raise UserError(message)
+            print(f"{message}: the column is not used", file=sys.stderr)
+            continue
         by_dialogue = known.groupby("dialogue_id")[name]
         shared = by_dialogue.first()[by_dialogue.nunique() == 1]
         dialogue = items.index.get_level_values("dialogue_id")
         items[name] = by_item.first().reindex(items.index).fillna(pd.Series(shared.reindex(dialogue).to_numpy(), items.index))
     if "length" in items:
-        items["length"] = pd.to_numeric(items["length"], errors="coerce")
+        items["length"] = pd.to_numeric(items["length"], errors="coerce").replace([np.inf, -np.inf], np.nan)
     if settings.cluster in items and items[settings.cluster].isna().any():
         item = items.index[items[settings.cluster].isna()][0]
         raise UserError(f"{files[0]}, {files[1]}: dialogue {item[0]}, model {item[1]!r} has no {settings.cluster}")

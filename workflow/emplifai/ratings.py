@@ -1,5 +1,6 @@
 """Ratings and judgements in: tables of anyone's making, checked, all faults of a file at once."""
 
+import csv
 import difflib
 import io
 import sys
@@ -12,6 +13,7 @@ from emplifai.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+HUGE = 1e15
 SHOWN = 20  # faults of a file that are printed one by one
 KEYS = ("dialogue_id", "model", "criterion")
 SAMPLE = "sample"  # a judge may answer more than once
@@ -80,6 +82,9 @@ def _cells(path: Path, text: str) -> "pd.DataFrame":
     """The cells of a CSV text; a cell that a row lacks is empty, one too many is a fault."""
     import pandas as pd
 
+    header = [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise UserError(*(f"{path}: two columns {name!r}" for name in twice))
     try:
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
@@ -99,7 +104,6 @@ def check_columns(path: Path, table: "pd.DataFrame", needed: Sequence[str]) -> N
             near = difflib.get_close_matches(name, table.columns, 1, 0.5)
             hint = f"; is {near[0]!r} meant?" if near else "."
             faults.append(f"no column {name!r}{hint} There are: {', '.join(table.columns)}")
-    faults += [f"two columns {name!r}" for name in table.columns[table.columns.duplicated()]]
     if not faults and table.empty:
         faults.append("no rows")
     if faults:
@@ -123,7 +127,9 @@ def _numbers(text: "pd.Series") -> tuple["pd.Series", "pd.Series", list[str]]:
     numbers = pd.to_numeric(text.where(keep), errors="coerce")
     wrong = keep & ~np.isfinite(numbers)
     message = "is not a number (leave the cell empty where there is no score)"
-    return keep, numbers, [f"{_row(i)}: score {text[i]!r} {message}" for i in text.index[wrong]]
+    faults = [f"{_row(i)}: score {text[i]!r} {message}" for i in text.index[wrong]]
+    beyond = f"is beyond {HUGE:g}: no sum of such numbers is exact"
+    return keep, numbers, faults + [f"{_row(i)}: score {text[i]!r} {beyond}" for i in text.index[~wrong & (numbers.abs() > HUGE)]]
 
 
 def _outside(table: "pd.DataFrame", scale: tuple[float, float]) -> list[str]:
