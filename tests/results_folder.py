@@ -63,6 +63,8 @@ def record(params: Params, paths: Paths, stage: str, name: str = "") -> None:
     row = {"stage": stage, "name": name, "params": values, "params_sha256": digest(values), "inputs": inputs}
     row |= {"git": {"commit": "0" * 40, "dirty": False}, "emplifai": "0.1.0", "python": "3.11.7", "packages": {"numpy": "2.0"}}
     row |= {"command": ["emplifai", stage], "host": "here", "started": 1.7e9, "seconds": 1.5, "device": "cpu"}
+    if stage == "finetune":
+        row["pace"] = [{"step": s, "seconds": s / 40, "tokens": 25 * s, "memory_bytes": 2e9} for s in range(1, 57)]
     write_json(paths.record(stage, name), row)
 
 
@@ -127,14 +129,17 @@ def judge(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random
     whole = {}
     for name in params.judges:
         for model in params.models:
+            prompts = asked(params, paths, name, model) if params.judges[name].backend == "openai" else {}
             rows = []
             for d in test:
                 for criterion in params.judge.criteria:
                     score = round(min(5.0, max(1.0, 1 + 4 * LEVEL.get(model, 0.5) + rng.gauss(0, 0.4))), 3)
-                    digests = {"prompt_sha256": "", "text_sha256": ""}
-                    rows.append(
-                        Judgement(name, d.dialogue_id, model, criterion, 0, score, "ok", "proxy", "a rank", "", **digests)
-                    )
+                    method = ("stated", "<b>温かい返事です。</b>") if prompts else ("proxy", "a rank")
+                    row = Judgement(name, d.dialogue_id, model, criterion, 0, score, "ok", *method, "", "", "")
+                    if prompts:
+                        row.prompt_sha256 = prompts[d.dialogue_id, criterion]
+                        row.input_tokens, row.output_tokens, row.cost_usd = 400, 20, 0.0012
+                    rows.append(row)
             write_jsonl(paths.judgements(name, model), rows)
         whole[name] = {"contrast.generic.empathy.auc": 0.97, "contrast.dismissive.empathy.auc": 0.74}
         whole[name] |= {"contrast.generic.length.auc": 0.51, "contrast.generic.head_unseen.auc": 0.93}
@@ -157,6 +162,26 @@ def probes(params: Params) -> Iterator[dict]:
         told |= {"difference_low": 0.75, "difference_high": 1.5}
         obeyed = {"probe": "attack:json", "base": "contrast:generic", "wanted": "not_higher", "difference": -0.5, "passed": False}
         yield from (common | told, common | obeyed)
+
+
+def asked(params: Params, paths: Paths, judge: str, model: str) -> dict[tuple[str, str], str]:
+    """Digests of the prompts of an LLM judge, by dialogue and criterion.
+
+    Its cache then holds an answer of 1.5 seconds to each.
+    """
+    from emplifai.backends import openai_judge
+    from emplifai.cache import Cache
+
+    test = {d.dialogue_id: d for d in records.read_jsonl(paths.part("test"), Dialogue)}
+    replies = records.read_jsonl(paths.replies(model), Reply)
+    questions = [records.Question(test[r.dialogue_id], model, r.text) for r in replies]
+    cache, found = Cache(paths.cache / "judge" / judge), {}
+    for item, _ in openai_judge.asked(questions, judge, params.judges[judge], params, paths):
+        cache.put(item.key, {"seconds": 1.5})
+        for criterion in item.criteria:
+            found[item.question.dialogue.dialogue_id, criterion] = digest(item.request["messages"])
+    cache.close()
+    return found
 
 
 def correlate(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random) -> None:

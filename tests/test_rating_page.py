@@ -2,42 +2,21 @@
 
 import csv
 import json
-import os
 import random
-import shutil
-import time
 from urllib.parse import urlsplit
 
 import pytest
 
+import browser as chromium
+from browser import wait
 from conftest import runner
 from emplifai.records import CRITERIA
 from rating_study import MODELS, Server, draw, emplifai, make
 
-FLAGS = ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-         "disable-component-update", "disable-sync", "disable-dev-shm-usage")  # fmt: skip
-
-
-def start_browser():
-    """Debian's chromium with its console and requests logged; a skip that says why where there is none."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        message = "chromium and chromedriver are not installed (apt install chromium chromium-driver)"
-        if os.environ.get("EMPLIFAI_REQUIRE_ALL") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in FLAGS:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-
 
 @pytest.fixture(scope="module")
 def browser():
-    driver = start_browser()
+    driver = chromium.start()
     yield driver
     driver.quit()
 
@@ -48,18 +27,6 @@ def study(tmp_path_factory):
     project, tokens = draw(folder, "page", "--raters", "4", "--items", "8", "--repeat", "0.25")
     with Server(project) as server:
         yield folder, server, tokens
-
-
-def wait(condition, what: str, seconds: float = 20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if found := condition():
-                return found
-        except Exception as error:  # the page is being replaced
-            what = f"{what} ({type(error).__name__})"
-        time.sleep(0.03)
-    raise AssertionError(f"waited in vain for {what}")
 
 
 def one(browser, selector: str):
@@ -117,7 +84,7 @@ def rate_all(browser, pages: list[str], score) -> dict[tuple[int, str], int]:
 def test_two_raters_rate_everything_and_the_numbers_arrive_unchanged(study, browser):
     folder, server, tokens = study
     pages, given, scores = [], {}, random.Random(1)
-    other = start_browser()
+    other = chromium.start()
     try:
         for driver, rater in ((browser, "r01"), (other, "r02")):
             driver.get_log("performance")

@@ -5,12 +5,13 @@ import itertools
 import json
 import os
 import re
-import shutil
 
 import pytest
 import yaml
 
+import browser as chromium
 import results_folder
+from browser import resize
 from conftest import ROOT, tiny_params
 from emplifai import evidence, findings, report
 from emplifai.paths import Paths
@@ -173,21 +174,7 @@ def test_table_shows_intervals_and_writes_them_as_columns():
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium, without a network of any kind; the log of its console and requests kept."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        message = "chromium and chromedriver are not installed (apt install chromium chromium-driver)"
-        if os.environ.get("EMPLIFAI_REQUIRE_ALL") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "disable-dev-shm-usage"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = chromium.start()
     yield driver
     driver.quit()
 
@@ -196,12 +183,6 @@ def browser():
 def opened(browser, folder):
     browser.get((folder[0] / "results/report/index.html").as_uri())
     return browser
-
-
-def resize(browser, width: int) -> None:
-    """Set the page's own width, which a window cannot make as narrow as a phone."""
-    settings = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
 
 
 def test_no_console_error_and_no_request_to_any_host(opened):

@@ -148,6 +148,7 @@ def _cost(model: Any, trained: Any, seconds: float) -> dict[str, Any]:
     import torch
 
     gpu = model.device.type == "cuda"
+    every = max(1, len(trained.pace) // 200)  # points enough for a curve
     return {
         "device": torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads",
         "dtype": str(model.dtype),
@@ -155,4 +156,5 @@ def _cost(model: Any, trained: Any, seconds: float) -> dict[str, Any]:
         "trained_tokens": trained.run.tokens,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else 0,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "pace": trained.pace[every - 1 :: every],
     }

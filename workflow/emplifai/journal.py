@@ -5,6 +5,7 @@ samples) lie by their digest in .cache/tracking/files/. From it MLflow's databas
 runs whose results have been overwritten since. The folder may be deleted: then only what results/ holds can be sent.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -39,6 +40,7 @@ class Job:
     data: list[dict[str, str]] = field(default_factory=list)  # name, digest, context, source, profile
     files: list[tuple[str, str]] = field(default_factory=list)  # path in the run, digest
     adapter: list[tuple[str, str]] = field(default_factory=list)  # of a finetune job: file, digest
+    status: str = "FINISHED"  # or FAILED: a job that ended before its end, with its log
 
     @property
     def title(self) -> str:
@@ -64,29 +66,39 @@ class Pipeline:
     def end(self) -> int:
         return max(job.end for job in self.jobs)
 
+    @property
+    def status(self) -> str:
+        return "FAILED" if any(job.status == "FAILED" for job in self.jobs) else "FINISHED"
+
 
 def take(params: Params, paths: Paths) -> Pipeline | None:
     """Snapshot results/ into the journal; None where there is no result yet. Changes nothing in results/."""
     jobs = [job(params, paths, path) for stage in STAGES for path in sorted(paths.stage(stage).glob("**/run.json"))]
+    jobs += failed(params, paths)
     if not jobs:
         return None
     values = params.model_dump(mode="json", by_alias=True)
-    commits = sorted({j.tags["git_commit"] for j in jobs} - {"none"})
+    commits = sorted({j.tags.get("git_commit", "none") for j in jobs} - {"none"})
     tags = {
         "git_commit": ", ".join(commits) or "none",
-        "git_dirty": str(any(j.tags["git_dirty"] == "True" for j in jobs)).lower(),
+        "git_dirty": str(any(j.tags.get("git_dirty") == "true" for j in jobs)).lower(),
         "params_sha256": digest(values),
+        "profile": "slurm" if any("slurm_job_id" in j.tags for j in jobs) else "local",
     }
     name = params.tracking.name or f"{(commits[-1] if commits else 'no commit')[:8]} {tags['params_sha256'][:8]}"
     pipeline = Pipeline(digest(sorted(j.key for j in jobs)), name, tags, flat(values), jobs)
-    pipeline.traces = {j.key: traces_of(params, paths, j) for j in jobs if j.stage == "judge" and j.name in params.judges}
+    judges = [j for j in jobs if j.stage == "judge" and j.name in params.judges and j.status == "FINISHED"]
+    pipeline.traces = {j.key: traces_of(params, paths, j) for j in judges}
     write_json(folder(paths) / "pipelines" / f"{pipeline.key}.json", asdict(pipeline))
     return pipeline
 
 
 def traces_of(params: Params, paths: Paths, job: Job) -> list:
     """Keep a judge's traces as a file: its digest, how many there are, how many are left out."""
-    found, left_out = traces.collect(params, paths, job.name, job.key)
+    numbers = {name: value for name, value, _, _ in job.metrics}
+    judgements = numbers.get("system/judgements")
+    mean = numbers["system/seconds"] / judgements if judgements else None
+    found, left_out = traces.collect(params, paths, job.name, job.key, mean)
     return [keep_text(paths, dumps(found)), len(found), left_out]
 
 
@@ -120,17 +132,18 @@ def job(params: Params, paths: Paths, record: Path) -> Job:
     tags = {
         "stage": stage,
         "git_commit": str(git.get("commit") or "none"),
-        "git_dirty": str(git.get("dirty")),
+        "git_dirty": str(git.get("dirty")).lower(),
         "params_sha256": run.get("params_sha256", ""),
         "inputs_sha256": digest(run.get("inputs", {})),
     }
     tags |= {k: str(run[k]) for k in ("host", "device", "python", "emplifai", "slurm_job_id") if run.get(k)}
+    tags["packages"] = ", ".join(f"{name} {version}" for name, version in sorted(run.get("packages", {}).items()))
     if name:
         tags["judge" if stage == "judge" else "model"] = name
     system = params.section("judges" if stage == "judge" else "models").get(name) or {}
     values = flat(run["params"]) | flat(system, "model.")
     found = Job(sha256(record.read_bytes()), stage, name, start, end, values, tags)
-    found.metrics = [*numbers(run, record, end), *curve(paths, found)]
+    found.metrics = [*numbers(run, record, end), *curve(paths, found), *pace(run, start)]
     found.data = list(data(paths, run))
     small = [(where, path) for where, path in artifacts(params, paths, stage, name) if path.stat().st_size < LARGEST]
     found.files = [keep(paths, where, path) for where, path in small]
@@ -140,11 +153,26 @@ def job(params: Params, paths: Paths, record: Path) -> Job:
     return found
 
 
+def failed(params: Params, paths: Paths) -> Iterator[Job]:
+    """Jobs that ended before their end: no result, and a log whose last words are an error."""
+    from emplifai import status
+
+    for stage, name in status.parts(params):
+        if paths.record(stage, name).exists() or not (fault := status.failure(paths, stage, name)):
+            continue
+        text, path = fault
+        end = int(1000 * path.stat().st_mtime)
+        found = Job(sha256(f"{stage} {name} {end} ".encode() + path.read_bytes()), stage, name, end, end, {}, {"stage": stage})
+        found.tags["error"], found.status = text, "FAILED"
+        found.files = [keep(paths, "log.txt", path)] if path.stat().st_size < LARGEST else []
+        yield found
+
+
 def numbers(run: dict[str, Any], record: Path, at: int) -> Iterator[Metric]:
-    """metrics.json beside a run.json, and the run's own numbers: seconds, memory, tokens."""
+    """metrics.json beside a run.json, and the run's own numbers (seconds, memory, tokens), which MLflow shows apart."""
     path = record.with_name("metrics.json")
     found = flat_numbers(read_json(path)) if path.exists() else {}
-    found |= {f"run.{k}": v for k, v in flat_numbers(run).items() if not k.startswith(("params.", "started", "git."))}
+    found |= {f"system/{k}": v for k, v in flat_numbers(run).items() if not k.startswith(("params.", "started", "git."))}
     yield from ((name, value, 0, at) for name, value in found.items())
 
 
@@ -158,16 +186,33 @@ def curve(paths: Paths, job: Job) -> Iterator[Metric]:
     for row in rows:
         step = int(row.get("step", 0))
         at = job.start + (job.end - job.start) * step // last
-        yield from ((f"history.{k}", v, step, at) for k, v in flat_numbers(row).items() if k != "step")
+        yield from ((f"training/{k}", v, step, at) for k, v in flat_numbers(row).items() if k != "step")
+
+
+def pace(run: dict[str, Any], start: int) -> Iterator[Metric]:
+    """Rate and memory of training over time, as far as its run.json holds them."""
+    rows = run.get("pace", [])
+    for before, row in zip([None, *rows], rows, strict=False):
+        at = start + int(1000 * row["seconds"])
+        yield "system/memory_megabytes", row["memory_bytes"] / 1e6, row["step"], at
+        if before and row["seconds"] > before["seconds"]:
+            rate = (row["tokens"] - before["tokens"]) / (row["seconds"] - before["seconds"])
+            yield "system/tokens_per_second", rate, row["step"], at
 
 
 def data(paths: Paths, run: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """The parts of the data that a job read, with their digests."""
+    """The parts of the data that a job read: SHA-256, and where the file is still that one its rows and DVC's hash."""
     for part in ("train", "dev", "test"):
-        source = str(paths.part(part))
-        if source in run.get("inputs", {}):
-            key = run["inputs"][source]
-            yield {"name": part, "digest": key[:36], "context": part, "source": source, "profile": dumps({"sha256": key})}
+        source = paths.part(part)
+        if str(source) in run.get("inputs", {}):
+            key = run["inputs"][str(source)]
+            profile = {"sha256": key} | (_profile(source) if source.exists() and file_sha256(source) == key else {})
+            yield {"name": part, "digest": key[:36], "context": part, "source": str(source), "profile": dumps(profile)}
+
+
+def _profile(path: Path) -> dict[str, Any]:
+    text = path.read_bytes()
+    return {"num_rows": text.count(b"\n"), "dvc_md5": hashlib.md5(text, usedforsecurity=False).hexdigest()}
 
 
 def artifacts(params: Params, paths: Paths, stage: str, name: str) -> Iterator[tuple[str, Path]]:

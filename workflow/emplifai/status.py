@@ -126,15 +126,28 @@ def summary(rows: list[Part]) -> str:
 
 def _failure(found: Part, paths: Paths, name: str) -> None:
     """A log without its result: the job ended before its end. Its last words, and where they stand."""
-    log = paths.log(found.stage, name)
-    slurm = max(Path(".snakemake/slurm_logs").glob(f"rule_{found.stage}/{name or '.'}/*.log"), key=_time, default=None)
-    if not log.exists() and slurm is None:
+    log, lines = paths.log(found.stage, name), _last_words(paths, found.stage, name)
+    if not log.exists() and not lines:
         return
-    lines = [(text, path) for path in filter(None, (slurm, log)) if path.exists() for text in _lines(path)]
     faults = [line for line in lines if FAULT.match(line[0])]
     text, path = (faults or lines or [("nothing was logged", log)])[-1]
     found.state = "failed" if faults else "stopped"
     found.note = f"{_short(text)} ({path})"
+
+
+def failure(paths: Paths, stage: str, name: str) -> tuple[str, Path] | None:
+    """The last fault that the logs of a job tell, and the log; None for one that failed in no way known, or still runs."""
+    if any(map(locks.holder, locks.files(paths, stage, name))):
+        return None
+    faults = [line for line in _last_words(paths, stage, name) if FAULT.match(line[0])]
+    return faults[-1] if faults else None
+
+
+def _last_words(paths: Paths, stage: str, name: str) -> list[tuple[str, Path]]:
+    """Last lines of a job's logs, its own after SLURM's, each with its file."""
+    slurm = max(Path(".snakemake/slurm_logs").glob(f"rule_{stage}/{name or '.'}/*.log"), key=_time, default=None)
+    logs = [path for path in filter(None, (slurm, paths.log(stage, name))) if path.exists()]
+    return [(text, path) for path in logs for text in _lines(path)]
 
 
 def _lines(path: Path) -> list[str]:

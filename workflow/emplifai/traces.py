@@ -6,16 +6,19 @@ from typing import Any
 
 from emplifai.params import Params
 from emplifai.paths import Paths, rating_files
-from emplifai.records import Dialogue, Judgement, Reply, read_csv, read_jsonl, sha256
+from emplifai.records import Dialogue, Judgement, Question, Reply, digest, read_csv, read_jsonl, sha256
 
 Trace = dict[str, Any]
 Key = tuple[str, str]  # dialogue, system
+Sent = dict[tuple[str, str, str, int], tuple[list, float | None]]  # dialogue, system, criterion, sample: messages, seconds
 
 
-def collect(params: Params, paths: Paths, judge: str, job: str) -> tuple[list[Trace], int]:
+def collect(params: Params, paths: Paths, judge: str, job: str, mean: float | None) -> tuple[list[Trace], int]:
     """Traces of a judge, at most tracking.traces of them, rated replies first, and how many are left out.
 
+    The one with the widest gap between judge and raters comes last: MLflow shows the newest first.
     job: key of the judge's run; with dialogue and system it makes the trace's id, so that a trace is never there twice.
+    mean: seconds that a judgement of the job took on average, for judges that do not ask one question after the other.
     """
     replies = {(r.dialogue_id, m): r for m in params.models for r in _rows(paths.replies(m), Reply) if r.sample == 0}
     judged = _judged(params, paths, judge)
@@ -24,8 +27,31 @@ def collect(params: Params, paths: Paths, judge: str, job: str) -> tuple[list[Tr
     keys.sort(key=lambda key: (key not in ratings, sha256(" ".join(key))))
     dialogues = {d.dialogue_id: d for d in _rows(paths.part("test"), Dialogue)}
     chosen = [key for key in keys if key[0] in dialogues][: params.tracking.traces]
-    made = [_trace(params, judge, job, dialogues[key[0]], replies[key], judged[key], ratings.get(key, [])) for key in chosen]
-    return made, len(keys) - len(made)
+    sent = _sent(params, paths, judge, [Question(dialogues[key[0]], key[1], replies[key].text) for key in chosen])
+    calls = {key: [_call(row, sent, mean) for row in judged[key]] for key in chosen}
+    made = [
+        _trace(params, judge, job, dialogues[key[0]], replies[key], judged[key], ratings.get(key, [])) | {"calls": calls[key]}
+        for key in chosen
+    ]
+    return sorted(made, key=_widest), len(keys) - len(made)
+
+
+def _widest(trace: Trace) -> float:
+    return next((a["value"] for a in trace["assessments"] if a["name"] == "disagreement"), -1.0)
+
+
+def _sent(params: Params, paths: Paths, judge: str, questions: list[Question]) -> Sent:
+    """What an LLM judge was asked, word for word, and how long its answer took; nothing for a judge that is not asked."""
+    entry = params.judges[judge]
+    if entry.backend != "openai":
+        return {}
+    from emplifai.backends import openai_judge
+
+    return {
+        (item.question.dialogue.dialogue_id, item.question.model, criterion, item.sample): (item.request["messages"], seconds)
+        for item, seconds in openai_judge.asked(questions, judge, entry, params, paths)
+        for criterion in item.criteria
+    }
 
 
 def _rows(path, record) -> list:
@@ -74,19 +100,22 @@ def _trace(params: Params, judge: str, job: str, dialogue: Dialogue, reply: Repl
         "tags": tags | {"situation_id": dialogue.situation_id},
         "inputs": {"situation": dialogue.situation, "dialogue": talk, "reply": reply.text},
         "outputs": {r.criterion: r.score for r in rows},
-        "calls": [_call(row) for row in rows],
         "assessments": [*_scores(params, judge, rows), *ratings, *_gap(rows, ratings), _reference(dialogue)],
     }
 
 
-def _call(row: Judgement) -> dict[str, Any]:
-    """One question to the judge. The prompt stands there by its digest: texts and rubric make it again."""
+def _call(row: Judgement, sent: Sent, mean: float | None) -> dict[str, Any]:
+    """One question to the judge. Its prompt stands there where it is still the one of this judgement; else by its digest."""
+    messages, seconds = sent.get((row.dialogue_id, row.model, row.criterion, row.sample), (None, None))
+    prompt = {"messages": messages} if messages and digest(messages) == row.prompt_sha256 else {}
     return {
         "name": row.criterion,
-        "inputs": {"criterion": row.criterion, "sample": row.sample, "prompt_sha256": row.prompt_sha256},
+        "inputs": prompt | {"criterion": row.criterion, "sample": row.sample, "prompt_sha256": row.prompt_sha256},
         "outputs": {"score": row.score, "status": row.status, "rationale": row.rationale, "raw": row.raw},
         "tokens": [row.input_tokens, row.output_tokens],
         "cost_usd": row.cost_usd,
+        "seconds": seconds or mean,
+        "latency": "measured" if seconds else "mean over the job" if mean else "not known",
         "ok": row.status == "ok",
     }
 
@@ -117,7 +146,16 @@ def _gap(rows: list[Judgement], ratings: list[dict[str, Any]]) -> list[dict[str,
     if not gaps:
         return []
     source = ("CODE", "|judge - raters|, the widest of the criteria")
-    return [{"kind": "feedback", "name": "disagreement", "value": max(gaps), "source": source, "rationale": None, "error": None}]
+    return [
+        {
+            "kind": "feedback",
+            "name": "disagreement",
+            "value": round(max(gaps), 4),
+            "source": source,
+            "rationale": None,
+            "error": None,
+        }
+    ]
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -12,14 +12,14 @@ from emplifai.paths import Paths
 
 def run(params: Params, paths: Paths, register: bool = False) -> None:
     """Snapshot results/ into the journal, send every pipeline that MLflow does not have, register its adapters if asked to."""
-    taken = journal.take(params, paths)
-    pipelines = journal.kept(paths)
-    if taken is None and not pipelines:
-        print(f"track: nothing in {paths.results}/ yet", file=sys.stderr)
-        return
-    try:
+    try:  # nothing that goes wrong here may cost a result
+        taken = journal.take(params, paths)
+        pipelines = journal.kept(paths)
+        if not pipelines:
+            print(f"track: nothing in {paths.results}/ yet", file=sys.stderr)
+            return
         sent, jobs, versions = send(params, paths, pipelines, taken if register else None)
-    except Exception as error:  # a tracking server must never cost a result
+    except Exception as error:
         print(f"warning: not tracked: {reason(error)}\n{advice(params)}", file=sys.stderr)
         return
     for version in versions:
@@ -32,8 +32,9 @@ def run(params: Params, paths: Paths, register: bool = False) -> None:
 
 def send(params: Params, paths: Paths, pipelines: list[Pipeline], register: Pipeline | None) -> tuple[int, int, list[str]]:
     from emplifai import tracking
+    from emplifai.mlflow_connection import alone
 
-    with tracking.alone(params.tracking, paths):
+    with alone(params.tracking, paths):
         tracker = tracking.Tracker(params.tracking, paths, texts=may_hold_texts(params))
         return *tracker.send(pipelines), tracker.register(register) if register else []
 

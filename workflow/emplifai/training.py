@@ -2,11 +2,13 @@
 
 import math
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from emplifai import examples as ex
 from emplifai import loss
+from emplifai.backends import memory
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
 from emplifai.params import Finetune
@@ -42,11 +44,12 @@ class Trainer:
         self.epoch_steps = math.ceil(len(train) / settings.batch_size)
         self.steps = max(1, round(settings.epochs * self.epoch_steps))
         self.run = Run()
+        self.pace: list[dict[str, float]] = []  # of this process: what differs from run to run
         self._epoch: tuple[int, list] = (-1, [])
 
     def fit(self) -> Run:
         """Train to the end, from the last checkpoint if there is one; the model then holds the best weights."""
-        run = self.run
+        run, started = self.run, time.monotonic()
         if not self._resume():
             run.dev = run.dev_before = self.evaluate()
             run.history.append({"step": 0, "epoch": 0.0, **run.dev})
@@ -56,6 +59,7 @@ class Trainer:
                 row = self._step(run.step)
                 run.step += 1
                 run.history.append(row)
+                self.pace.append(self._pace(time.monotonic() - started))
                 if run.step % self._every() == 0 or run.step == self.steps:
                     self._judge()
                 if run.step % self.settings.checkpoint_every == 0 and run.step < self.steps:
@@ -114,6 +118,10 @@ class Trainer:
             "grad_norm": norm,
             "tokens": self.run.tokens,
         }
+
+    def _pace(self, seconds: float) -> dict[str, float]:
+        used = memory.used(self.device)
+        return {"step": self.run.step, "seconds": round(seconds, 2), "tokens": self.run.tokens, "memory_bytes": used}
 
     def _batch(self, step: int) -> list:
         epoch = step // self.epoch_steps

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 from emplifai.params import Params
@@ -17,9 +18,22 @@ def run(params: Params, paths: Paths) -> None:
         print(f"The runs are on the tracking server: {shown(uri)}", file=sys.stderr)
         return
     port = free_port()
-    print(f"MLflow on http://127.0.0.1:{port} in half a minute (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    page = f"http://127.0.0.1:{port}/{runs(params)}"
+    print(f"MLflow on {page} in half a minute (Ctrl-C ends it)", file=sys.stderr, flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *command(uri, port)])
+
+
+def runs(params: Params) -> str:
+    """The page of this project's runs, where the database has any: MLflow's first page does not show them."""
+    import sqlite3
+
+    path = Path(params.tracking.uri.removeprefix("sqlite:///"))
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        ask = "SELECT experiment_id FROM experiments WHERE name = ?"
+        for (found,) in database.execute(ask, (params.tracking.experiment,)):
+            return f"#/experiments/{found}/runs"
+    return ""
 
 
 def command(uri: str, port: int) -> list[str]:

@@ -1,7 +1,10 @@
-"""Memory of the process on CPUs."""
+"""Memory of the process."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 LARGEST = 1 << 30
@@ -19,3 +22,13 @@ def keep_freed() -> None:
         if mallopt:
             mallopt(M_MMAP_THRESHOLD, LARGEST)
             mallopt(M_TRIM_THRESHOLD, 2 * LARGEST - 1)
+
+
+def used(device: Any) -> int:
+    """Bytes that the process holds now: on the GPU where `device` (torch.device) is one, else resident; 0 where unknown."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0

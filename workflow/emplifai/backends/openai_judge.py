@@ -88,6 +88,15 @@ def plan(
     return asking.plan(asks, name, judge, params, Cache(paths.cache / "judge" / name))
 
 
+def asked(
+    questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths
+) -> Iterator[tuple[Item, float | None]]:
+    """Each question as `answer` puts it, and the seconds that its answer took; None for one that is not in the cache."""
+    cache = Cache(paths.cache / "judge" / name)
+    items = _items(questions, params.judge.rubric, judge, params)
+    return ((item, (cache.get(item.key) or {}).get("seconds")) for item in items)
+
+
 def _all_items(questions: Sequence[Question], reworded: Sequence[Question], judge: JudgeModel, params: Params) -> list[Item]:
     settings = params.judge
     second = settings.audit.second_rubric or ""
