@@ -198,13 +198,15 @@ def correlate(params: Params, paths: Paths, test: list[Dialogue], rng: random.Ra
         "estimate", "ci_low", "ci_high", "p_value", "p_adjusted", "status", "simulated",
     )  # fmt: skip
     write_csv(paths.table("agreement"), rows, columns)
-    judges = {f"judge_{j}": 3.2 for j in params.judges}
     items = [
-        {"dialogue_id": d.dialogue_id, "model": m, "criterion": "empathy", "human_mean": 3} | judges
-        for d in test
+        {"dialogue_id": d.dialogue_id, "model": m, "criterion": "empathy", "human_mean": 3}
+        | {f"judge_{j}": round(3 + k % 7 / 5, 1) for j in params.judges}
+        for k, d in enumerate(test)
         for m in params.models
     ]
-    write_csv(paths.table("items"), items, ("dialogue_id", "model", "criterion", "human_mean", *judges))
+    write_csv(
+        paths.table("items"), items, ("dialogue_id", "model", "criterion", "human_mean", *(f"judge_{j}" for j in params.judges))
+    )
     write_csv(paths.table("systems"), [{"model": m, "human": 3.0} for m in params.models], ("model", "human"))
     write_json(paths.metrics("correlate"), {"simulated": 1, "raters": 5})
 

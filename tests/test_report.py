@@ -11,7 +11,7 @@ import yaml
 
 import browser as chromium
 import results_folder
-from browser import resize
+from browser import resize, wait
 from conftest import ROOT, tiny_params
 from emplifai import evidence, findings, report
 from emplifai.paths import Paths
@@ -113,6 +113,28 @@ def test_the_anchors_stand_in_the_same_table_as_the_models(page):
         assert f'<th scope="row">{model}</th>' in table
 
 
+def test_every_system_stands_on_every_measure_with_its_nulls(folder, page):
+    run = folder[2]
+    table = page[page.index("Systems by measure") : page.index('id="data"')]
+    assert all(
+        f"{name}</th>" in table for name in ("held-out loss", "null of accuracy", "null of F1", "proxy: empathy (invalid)")
+    )
+    assert "simulated raters: empathy" in table and table.count('scope="row"') == 7
+    pairs = [(run.test[i].emotion, r.label) for i, r in run.emotions["tuned"].items()]
+    by_hand = sum(true == said for true, _ in pairs for _, said in pairs) / len(pairs) ** 2
+    assert findings.accuracy_null(run, "tuned") == pytest.approx(by_hand)
+
+
+def test_cost_is_summed_by_stage(folder):
+    from emplifai import costs
+
+    run = folder[2]
+    stages, jobs = costs.tables(run)
+    rows = {row[0]: row[1:] for row in stages.rows}
+    assert rows["generate"][:2] == [7, 10.5] and rows["all"][0] == len(run.records) == len(jobs.rows)
+    assert rows["all"][1] == pytest.approx(1.5 * len(run.records)) and rows["judge"][-1] is None  # a proxy costs no dollars
+
+
 def test_metrics_are_flat_and_figures_come_as_svg_and_png(folder):
     place, _, _ = folder
     metrics = json.loads((place / "results/report/metrics.json").read_text())
@@ -194,7 +216,7 @@ def test_no_console_error_and_no_request_to_any_host(opened):
 
 def test_all_images_are_there_and_have_words(opened):
     sizes = opened.execute_script("return [...document.images].map(i => [i.naturalWidth, i.complete, i.alt.length])")
-    assert len(sizes) >= 6
+    assert len(sizes) >= 12  # each for a light and for a dark page
     assert all(width > 0 and complete and words > 20 for width, complete, words in sizes)
 
 
@@ -210,26 +232,73 @@ def test_nothing_is_wider_than_the_page(opened, width):
     assert wide == []
 
 
-def test_filter_by_emotion_and_system(opened):
+VISIBLE = "return [...document.querySelectorAll('%s')].filter(e => e.checkVisibility()).length"
+
+
+def choose(page, name: str, value: str) -> None:
+    """As a reader does in the form above the samples."""
+    set_value = "f = document.getElementById('filter'); f.elements[arguments[0]].value = arguments[1]"
+    page.execute_script(f"{set_value}; f.dispatchEvent(new Event('input'))", name, value)
+
+
+def test_samples_come_by_twenty_and_are_filtered_by_emotion_and_system(opened):
     resize(opened, 1400)
-    visible = "return [...document.querySelectorAll('%s')].filter(e => e.checkVisibility()).length"
-    everything = opened.execute_script(visible % ".sample")
-    assert everything == 24
-    opened.execute_script(
-        "f = document.getElementById('filter'); f.elements.emotion.value = 'anger'; f.dispatchEvent(new Event('input'))"
+    assert opened.execute_script(VISIBLE % ".sample") == 20 == report.PAGE
+    assert opened.find_element("id", "count").text == "20 of 24 dialogues"
+    opened.execute_script("document.getElementById('more').click()")
+    assert opened.execute_script(VISIBLE % ".sample") == 24
+    assert opened.execute_script(VISIBLE % "#more") == 0
+    choose(opened, "emotion", "anger")
+    assert opened.find_element("id", "count").text == "4 of 4 dialogues"
+    opened.find_element("css selector", "#filter [value=tuned]").send_keys(" ")  # by keyboard
+    assert opened.execute_script(VISIBLE % "dd[data-model=tuned]") == 0
+    assert opened.execute_script(VISIBLE % "dd[data-model=base]") == 4
+    opened.find_element("css selector", "#filter [value=tuned]").send_keys(" ")
+    choose(opened, "emotion", "")
+
+
+def test_worst_disagreements_come_first(opened, folder):
+    gap = findings.disagreement(folder[2])
+    widest = sorted((gap(i) for i in folder[2].test), reverse=True)
+    shown = "return [...document.querySelectorAll('.sample')].map(e => Number(e.dataset.gap))"
+    choose(opened, "order", "gap")
+    assert opened.execute_script(shown) == pytest.approx(widest[:20], abs=1e-3)
+    choose(opened, "order", "")
+    assert opened.execute_script(shown) != pytest.approx(widest[:20], abs=1e-3)
+    choose(opened, "order", "gap")
+
+
+def test_a_dark_page_prints_light_figures(opened):
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    for media, shown in (("screen", "dark"), ("print", "light")):
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": dark})
+        assert opened.execute_script(VISIBLE % f"figure img.{shown}") >= 6
+        assert opened.execute_script(VISIBLE % "figure img") == opened.execute_script(VISIBLE % f"figure img.{shown}")
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def test_a_page_of_ten_thousand_samples_stays_usable(browser, folder, tmp_path):
+    run = folder[2]
+    rows = report.sample_rows(run)
+    context = {"rated": True, "claims": [], "sections": [], "costs": [], "places": [], "commit": "0"}
+    page = tmp_path / "many.html"
+    many = (rows * 417)[:10_000]
+    angry = sum(row["dialogue"].emotion == "anger" for row in many)
+    page.write_text(report.render(run, context | {"samples": many}), "utf-8")
+    browser.get(page.as_uri())
+    wait(lambda: browser.find_element("id", "count").text == "20 of 10000 dialogues", "the page")
+    choice = "f = document.getElementById('filter'); f.elements.emotion.value = 'anger'; const t = performance.now();"
+    took = browser.execute_script(
+        choice + "f.dispatchEvent(new Event('input')); document.body.offsetHeight; return performance.now() - t"
     )
-    assert opened.execute_script(visible % ".sample") == 4
-    assert opened.find_element("id", "count").text == "4 of 24 dialogues"
-    opened.find_element("css selector", "#filter [value=tuned]").send_keys(" ")  # by keyboard
-    assert opened.execute_script(visible % "dd[data-model=tuned]") == 0
-    assert opened.execute_script(visible % "dd[data-model=base]") == 4
-    opened.find_element("css selector", "#filter [value=tuned]").send_keys(" ")  # by keyboard
-    opened.execute_script("f.elements.emotion.value = ''; f.dispatchEvent(new Event('input'))")
+    assert took < 1000 and browser.find_element("id", "count").text == f"20 of {angry} dialogues"
+    browser.get((folder[0] / "results/report/index.html").as_uri())
 
 
 def test_hostile_texts_are_shown_as_text_and_the_page_is_intact(opened):
     assert opened.title == "A <b>bold</b> title 題: report"
-    assert opened.execute_script("return document.scripts.length") == 1
+    assert opened.execute_script("return [...document.scripts].map(s => s.type)") == ["application/json", ""]
+    opened.execute_script("document.getElementById('more').click()")
     texts = opened.execute_script("return [...document.querySelectorAll('dd[data-model=tuned] .said')].map(e => e.textContent)")
     for name in ("script", "data", "bidi", "long", "template"):
         assert HOSTILE[name] in texts, name

@@ -73,6 +73,13 @@ def hits(run: Evidence, model: str) -> dict[str, float]:
     return {i: float(r.label == run.test[i].emotion) for i, r in run.emotions[model].items() if i in run.test}
 
 
+def accuracy_null(run: Evidence, model: str) -> float | None:
+    """Accuracy of the same predictions, on the mean over all permutations of the true labels: what favourite labels give."""
+    pairs = [(run.test[i].emotion, r.label) for i, r in run.emotions[model].items() if i in run.test]
+    true, said = (Counter(side) for side in zip(*pairs, strict=True)) if pairs else (Counter(), Counter())
+    return sum(true[name] * said[name] for name in true) / len(pairs) ** 2 if pairs else None
+
+
 def confusion(run: Evidence, model: str) -> tuple[list[str], np.ndarray]:
     """Labels, and counts of dialogues: rows the true emotion, columns the predicted one, the last `none`."""
     names = [n for n in run.labels if any(d.emotion == n for d in run.test.values())]

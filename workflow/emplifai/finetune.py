@@ -1,7 +1,6 @@
 """finetune: train a LoRA adapter on the train dialogues (Hu et al. 2022, arXiv 2106.09685)."""
 
 import os
-import resource
 import shutil
 import time
 from pathlib import Path
@@ -155,6 +154,5 @@ def _cost(model: Any, trained: Any, seconds: float) -> dict[str, Any]:
         "training_seconds": round(seconds, 2),
         "trained_tokens": trained.run.tokens,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else 0,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "pace": trained.pace[every - 1 :: every],
     }

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ def record(path: Path, stage: str, params: dict[str, Any], inputs: Iterable[Path
             "host": platform.node(),
             "started": started,
             "seconds": round(time.time() - started, 3),
+            "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             **job,
             **extra,
         },

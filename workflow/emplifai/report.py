@@ -13,12 +13,13 @@ from emplifai.evidence import Evidence
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import atomic, write_json
-from emplifai.tables import Table
+
+PAGE = 20  # samples that stand in the page; a script adds the others as they are asked for
 
 
 def run(params: Params, paths: Paths) -> None:
     """Write index.html, figures/, metrics.json and run.json. Raises UserError where a result is missing."""
-    from emplifai import evidence, sections, verdict
+    from emplifai import costs, evidence, sections, verdict
 
     with provenance.record(paths.record("report"), "report", params.section("report"), inputs(params, paths)) as record:
         found = evidence.read(params, paths)
@@ -32,8 +33,9 @@ def run(params: Params, paths: Paths) -> None:
             "claims": claims,
             "sections": parts,
             "samples": samples,
-            "costs": costs(found),
+            "costs": costs.tables(found),
             "places": places(found),
+            "commit": commits(found)[0] if commits(found) else "COMMIT",
         }
         page = render(found, context)
         with atomic(paths.page) as file:
@@ -112,31 +114,16 @@ def _reply(run: Evidence, model: str, dialogue_id: str, beside: dict[tuple[str, 
     }
 
 
-def costs(run: Evidence) -> Table:
-    """Seconds of each job, and what its run.json knows of tokens and memory."""
-    rows = [[r["stage"], r.get("name") or "", float(r.get("seconds") or 0), r.get("device"), _gigabytes(r)] for r in run.records]
-    rows.append(["all", "", sum(row[2] for row in rows), None, None])
-    return Table("time", "Time by job", ["stage", "model or judge", "seconds", "device", "memory, GB (highest)"], rows, digits=1)
-
-
-def _gigabytes(record: dict[str, Any]) -> float | None:
-    size = next((v for k, v in record.items() if "memory" in k or "rss" in k), None)
-    if not isinstance(size, int | float):
-        return None
-    return size / 1e9 if size > 1e6 else size / 1e3 if size > 200 else float(size)
-
-
 def places(run: Evidence) -> list[tuple[str, str]]:
     """What a reader needs to make it again."""
     from emplifai.records import digest
 
     first = run.records[0] if run.records else {}
-    commits = {(r.get("git") or {}).get("commit") for r in run.records} - {None}
     dirty = any((r.get("git") or {}).get("dirty") for r in run.records)
     packages = {name: version for r in run.records for name, version in (r.get("packages") or {}).items()}
     hosts = {r.get("host") for r in run.records} - {None}
     return [
-        ("git commit", (", ".join(sorted(commits)) or "none") + (" (with changes that were not committed)" if dirty else "")),
+        ("git commit", (", ".join(commits(run)) or "none") + (" (with changes that were not committed)" if dirty else "")),
         ("parameters, SHA-256", digest(run.params.model_dump(mode="json", by_alias=True))),
         ("data", str(run.params.data.path)),
         ("emplifai", str(first.get("emplifai", ""))),
@@ -144,6 +131,11 @@ def places(run: Evidence) -> list[tuple[str, str]]:
         ("packages", ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))),
         ("machines", f"{len(hosts)}"),
     ]
+
+
+def commits(run: Evidence) -> list[str]:
+    """The commits of the jobs."""
+    return sorted({(r.get("git") or {}).get("commit") for r in run.records} - {None})
 
 
 def render(run: Evidence, context: dict[str, Any]) -> str:
@@ -159,6 +151,7 @@ def render(run: Evidence, context: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     environment.filters |= {"words": words, "data_uri": data_uri}
     environment.tests |= {"table": lambda b: hasattr(b, "rows"), "figure": lambda b: hasattr(b, "svg")}
     script = files("emplifai.templates").joinpath("report.js").read_text("utf-8").strip()
@@ -170,6 +163,7 @@ def render(run: Evidence, context: dict[str, Any]) -> str:
         emotions=sorted({d.emotion for d in run.test.values()}),
         labels=run.labels,
         test_size=len(run.test),
+        page_size=PAGE,
         script=script,
         style=files("emplifai.templates").joinpath("report.css").read_text("utf-8").strip(),
         script_sha256=allowed,

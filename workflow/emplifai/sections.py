@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from emplifai import figures, findings
-from emplifai.blocks import Note, Section, emotion_names, marks
+from emplifai.blocks import SIMULATED, Note, Section, emotion_names, heads, marks
 from emplifai.evidence import Evidence
 from emplifai.figures import Figure
 from emplifai.judging import agreement, judges
@@ -16,6 +16,7 @@ from emplifai.tables import Table
 def all_sections(run: Evidence, folder: Path) -> list[Section]:
     """Every section that has something to show. folder: where the figures' files go."""
     makers = (
+        ("systems", "All systems", systems),
         ("data", "The data", data),
         ("training", "Training", training),
         ("loss", "Held-out loss", loss),
@@ -26,6 +27,44 @@ def all_sections(run: Evidence, folder: Path) -> list[Section]:
     )
     sections = [Section(name, title, list(make(run, folder))) for name, title, make in makers]
     return [section for section in sections if section.blocks]
+
+
+def systems(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
+    """Models x metrics: each number with its interval, the nulls beside it, the anchors as rows."""
+    columns = {"held-out loss": lambda m: findings.loss(run, m)}
+    columns["emotion accuracy"] = lambda m: findings.measured(run, f"{m}.emotion.accuracy")
+    columns["null of accuracy"] = lambda m: findings.accuracy_null(run, m)
+    columns["BERTScore F1"] = lambda m: findings.measured(run, f"{m}.reply.f1")
+    columns["null of F1"] = lambda m: run.metrics["bertscore"].get(f"{m}.reply.null")
+    for judge in run.params.judges:
+        for criterion, head in heads(run, judge).items():
+            columns[f"{judge}: {head}"] = lambda m, j=judge, c=criterion: findings.over_dialogues(
+                run, findings.judged(run, j, m, c)
+            )
+    who = SIMULATED if run.simulated else "raters"
+    means = findings.human_means(run)
+    for criterion in dict.fromkeys(c for rows in means.values() for c, _ in rows):
+        given = {key: value for key, rows in means.items() for c, value in rows if c == criterion}
+        columns[f"{who}: {criterion}"] = lambda m, given=given: findings.over_dialogues(
+            run, {i: v for (i, model), v in given.items() if model == m and i in run.test}
+        )
+    rows = [[m, *(value(m) for value in columns.values())] for m in run.params.models]
+    shown = [k for k in range(1, len(columns) + 1) if any(_there(row[k]) for row in rows)]
+    if not shown:
+        return
+    yield Note(
+        "Every system on every measure. Loss: nats a token, lower is better; all else: higher. A null is what the same outputs "
+        "score when the labels, or the references, are those of other dialogues. Anchors are grey, tuned models blue."
+    )
+    names = ["system", *columns]
+    rows = [[row[0], *(row[k] for k in shown)] for row in rows]
+    fine = {"BERTScore F1": 3, "null of F1": 3}
+    columns = ["system", *(names[k] for k in shown)]
+    yield Table("systems", "Systems by measure", columns, rows, digits=2, marks=marks(run), places=fine)
+
+
+def _there(cell: object) -> bool:
+    return getattr(cell, "estimate", cell) is not None
 
 
 def text_range(values: list[int]) -> list[int]:
@@ -106,19 +145,23 @@ def emotion(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
     for model in shown:
         key = f"{model}.emotion"
         rest = [metrics.get(f"{key}.{k}") for k in ("macro_f1", "top3", "none_share", "f1", "null", "rescaled")]
-        rows.append([model, findings.measured(run, f"{key}.accuracy"), *rest])
+        rows.append([model, findings.measured(run, f"{key}.accuracy"), findings.accuracy_null(run, model), *rest])
     for name in ("patient", "dialogue"):
         key = f"emotion_baseline.tfidf_{name}"
         if f"{key}.accuracy" in metrics:
             numbers = [metrics.get(f"{key}.{k}") for k in ("accuracy", "macro_f1", "top3")]
-            rows.append([f"TF-IDF + logistic regression, {name}", *numbers, None, None, None, None])
+            rows.append([f"TF-IDF + logistic regression, {name}", numbers[0], None, *numbers[1:], None, None, None, None])
     emotions = len({d.emotion for d in run.test.values()})
     yield Note(
         f"Which of {len(run.labels)} emotions a dialogue shows; {emotions} of them occur in the test dialogues "
-        f"(chance {1 / max(len(run.labels), 1):.3f}). The BERTScore of the label's word says nothing without its null, the mean "
-        "over permuted labels: words for emotions are alike."
+        f"(chance {1 / max(len(run.labels), 1):.3f}). A null is the mean over permutations of the true labels: of "
+        "accuracy it is what favourite labels give; without its own the BERTScore of the label's word says nothing, as words for "
+        "emotions are alike."
     )
-    columns = ["system", "accuracy", "macro-F1", "top-3", "no label", "BERTScore of the label", "null", "(F1 − null)/(1 − null)"]
+    columns = [
+        "system", "accuracy", "null of accuracy", "macro-F1", "top-3", "no label", "BERTScore of the label", "null of BERTScore",
+        "(F1 − null)/(1 − null)",
+    ]  # fmt: skip
     yield Table("emotion", "Emotion prediction", columns, rows, marks=marks(run) | {"TF-IDF": "anchor"})
     for model in run.params.tuned or shown[-1:]:
         if model in shown:
@@ -128,8 +171,11 @@ def emotion(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
 def confusion(run: Evidence, folder: Path, model: str) -> Figure:
     names, counts = findings.confusion(run, model)
     words = emotion_names(run, names)
-    right = int(np.trace(counts))
-    alt = f"Confusion matrix of {model}: {right} of {counts.sum()} test dialogues on the diagonal."
+    right, null = int(np.trace(counts)), (findings.accuracy_null(run, model) or 0) * counts.sum()
+    alt = (
+        f"Confusion matrix of {model}: {right} of {counts.sum()} test dialogues on the diagonal; with permuted labels it "
+        f"would be {null:.1f}."
+    )
     size = (7.2, 6.6) if len(names) > 12 else (5.5, 4.6)
     paint = lambda axes: figures.matrix(axes, counts, words, [*words, "none"])  # noqa: E731
     return figures.draw(folder, f"confusion-{model}", f"True and predicted emotion, {model}", alt, size, paint)

@@ -1,32 +1,39 @@
 (() => {
   const form = document.getElementById("filter");
   if (!form) return;
-  const samples = [...document.querySelectorAll(".sample")];
-  const count = document.getElementById("count");
-  let order = "";
-  const sort = () => {
-    if (!form.elements.order || form.elements.order.value === order) return;
-    order = form.elements.order.value;
-    const gap = (sample) => (order === "gap" ? -Number(sample.dataset.gap) : 0);
-    const place = new Map(samples.map((sample, index) => [sample, index]));
-    const parent = form.parentElement;
-    for (const sample of [...samples].sort((a, b) => gap(a) - gap(b) || place.get(a) - place.get(b))) parent.append(sample);
-  };
-  const apply = () => {
-    sort();
-    const emotion = form.elements.emotion.value;
-    const hidden = new Set([...form.querySelectorAll("[name=model]:not(:checked)")].map((box) => box.value));
-    let shown = 0;
-    for (const sample of samples) {
-      sample.hidden = emotion !== "" && sample.dataset.emotion !== emotion;
-      if (sample.hidden) continue;
-      shown += 1;
-      for (const part of sample.querySelectorAll("[data-model]")) part.hidden = hidden.has(part.dataset.model);
+  const [list, more, count] = ["list", "more", "count"].map((id) => document.getElementById(id));
+  const first = [...list.children].map((node) => ({ emotion: node.dataset.emotion, gap: Number(node.dataset.gap), node }));
+  const rest = JSON.parse(document.getElementById("rest").textContent);
+  const samples = [...first, ...rest.map(([emotion, gap, html]) => ({ emotion, gap, html }))];
+  const size = first.length;
+  let limit = size;
+  const made = (sample) => {
+    if (!sample.node) {
+      const template = document.createElement("template");
+      template.innerHTML = sample.html;
+      sample.node = template.content.firstElementChild;
     }
-    count.textContent = shown + " of " + samples.length + " dialogues";
+    return sample.node;
   };
-  form.addEventListener("input", apply);
+  const show = () => {
+    const emotion = form.elements.emotion.value;
+    const found = samples.filter((sample) => emotion === "" || sample.emotion === emotion);
+    if (form.elements.order && form.elements.order.value === "gap") found.sort((a, b) => b.gap - a.gap);
+    list.replaceChildren(...found.slice(0, limit).map(made));
+    const hidden = new Set([...form.querySelectorAll("[name=model]:not(:checked)")].map((box) => box.value));
+    for (const part of list.querySelectorAll("[data-model]")) part.hidden = hidden.has(part.dataset.model);
+    more.hidden = found.length <= limit;
+    count.textContent = Math.min(limit, found.length) + " of " + found.length + " dialogues";
+  };
+  form.addEventListener("input", () => {
+    limit = size;
+    show();
+  });
   form.addEventListener("submit", (event) => event.preventDefault());
+  more.addEventListener("click", () => {
+    limit += size;
+    show();
+  });
   form.hidden = false;
-  apply();
+  show();
 })();
