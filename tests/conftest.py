@@ -184,3 +184,14 @@ def runner(project: Path):
 def run(project):
     """The runner of `project`."""
     return runner(project)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_model) -> Path:
+    """A small project after `snakemake all` and `dvc repro`; take a copy of it."""
+    project = make_project(tmp_path_factory.mktemp("finished") / "project", tiny_model)
+    run = runner(project)
+    run("git", "init", "-q")
+    run("snakemake", "--cores", "2", "all")
+    run("dvc", "repro")
+    return project

@@ -83,20 +83,6 @@ def closure(stages: str) -> set[str]:
     return {s for first in stages.split() for s in [first, *LATER[first].split()]}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_model):
-    """A project after `snakemake all` and `dvc repro`."""
-    import conftest
-
-    folder = tmp_path_factory.mktemp("finished")
-    project = conftest.make_project(folder / "project", tiny_model)
-    run = conftest.runner(project)
-    run("git", "init", "-q")
-    run("snakemake", "--cores", "2", "all")
-    run("dvc", "repro")
-    return project
-
-
 @pytest.fixture
 def done(finished, tmp_path):
     """(project, run): a copy of the finished project, files as old as they were."""

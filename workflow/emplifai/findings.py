@@ -27,6 +27,22 @@ def difference(run: Evidence, a: dict[str, float], b: dict[str, float]) -> Inter
     return over_dialogues(run, {i: a[i] - b[i] for i in a.keys() & b.keys()})
 
 
+def headline(run: Evidence) -> dict[str, float]:
+    """The few numbers that runs are compared by: tuned models and their bases, the highest anchor, what a judge is good for."""
+    pairs = {tuned: run.base_of(tuned) for tuned in run.params.tuned}
+    found: dict[str, float | None] = {}
+    for model in dict.fromkeys(m for pair in pairs.items() for m in pair if m):
+        found[f"{model}.held_out_loss"] = loss(run, model).estimate
+        found[f"{model}.emotion_accuracy"] = measured(run, f"{model}.emotion.accuracy").estimate
+        found[f"{model}.bertscore_f1"] = measured(run, f"{model}.reply.f1").estimate
+    if parrot := run.backend("parrot"):
+        found[f"{parrot}.bertscore_f1"] = measured(run, f"{parrot}.reply.f1").estimate
+    for judge in run.params.judges:
+        if rows := validity(run, judge):
+            found[f"{judge}.valid_criteria"] = len(criteria(run, judge)) - len(invalid(rows))
+    return {name: round(value, 4) for name, value in found.items() if value is not None}
+
+
 # Held-out loss
 
 

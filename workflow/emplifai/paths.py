@@ -135,6 +135,11 @@ class Paths:
         return self.stage("report") / "figures"
 
     @property
+    def page_tables(self) -> Path:
+        """The tables of the page as CSV files."""
+        return self.stage("report") / "tables"
+
+    @property
     def templates(self) -> list[Path]:
         """What the page is poured into: a change in it reruns the report."""
         return [Path("workflow/emplifai/templates") / f"report.{kind}" for kind in ("css", "html.jinja", "js")]

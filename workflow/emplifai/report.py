@@ -13,18 +13,23 @@ from emplifai.evidence import Evidence
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import atomic, write_json
+from emplifai.tables import Table
 
 PAGE = 20  # samples that stand in the page; a script adds the others as they are asked for
 
 
 def run(params: Params, paths: Paths) -> None:
-    """Write index.html, figures/, metrics.json and run.json. Raises UserError where a result is missing."""
-    from emplifai import costs, evidence, sections, verdict
+    """Write index.html, figures/, tables/, metrics.json (the headline) and run.json.
+
+    Raises UserError where a result is missing.
+    """
+    from emplifai import costs, evidence, findings, sections, verdict
 
     with provenance.record(paths.record("report"), "report", params.section("report"), inputs(params, paths)) as record:
         found = evidence.read(params, paths)
-        shutil.rmtree(paths.figures, ignore_errors=True)
-        paths.figures.mkdir(parents=True)
+        for folder in (paths.figures, paths.page_tables):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
         parts = sections.all_sections(found, paths.figures)
         claims = verdict.claims(found)
         samples = sample_rows(found)
@@ -40,8 +45,10 @@ def run(params: Params, paths: Paths) -> None:
         page = render(found, context)
         with atomic(paths.page) as file:
             file.write(page)
-        counts = {"claims": len(claims), "figures": len(list(paths.figures.glob("*.svg"))), "samples": len(samples)}
-        write_json(paths.metrics("report"), counts)
+        for table in (block for part in parts for block in part.blocks if isinstance(block, Table)):
+            with atomic(paths.page_tables / f"{table.name}.csv") as file:
+                file.write(table.csv())
+        write_json(paths.metrics("report"), findings.headline(found))
         record["font"] = _font()
 
 

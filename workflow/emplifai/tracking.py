@@ -73,7 +73,7 @@ class Tracker:
             (f"{job.stage}/{name}", value, step, at)
             for job in pipeline.jobs
             for name, value, step, at in job.metrics
-            if job.stage in ("bertscore", "correlate") and "/" not in name
+            if job.stage in ("bertscore", "correlate", "report") and "/" not in name
         ]
 
     def _start(self, key: str, kind: str, name: str, start: int, tags: dict[str, str]):

@@ -1,6 +1,6 @@
 # Write the page that shows it all.
 # in:  metrics, tables and run.json of every stage, and the texts
-# out: index.html, figures/
+# out: index.html, figures/, tables/
 
 
 rule report:
@@ -29,6 +29,7 @@ rule report:
             category="Figures",
             labels={"figure": "{name}"},
         ),
+        tables=directory(PATHS.page_tables),
         metrics=PATHS.metrics("report"),
         record=PATHS.record("report"),
     log:
