@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -145,3 +146,11 @@ def test_every_command_in_order(clone):
     assert json.loads((clone / "results/validate/metrics.json").read_text())["dialogues"] == 10  # their own data
     assert "tuned version 1" in said["emplifai track --register"]
     assert (clone / "snakemake-report.html").stat().st_size > 100_000 and (clone / "checked/dialogues.jsonl").exists()
+
+
+def test_the_examples_of_every_help_are_commands():
+    from emplifai import cli
+
+    for command, examples in cli.EXAMPLES.items():
+        for example in examples:
+            assert cli.parser().parse_args([command, *shlex.split(example, comments=True)]).command == command

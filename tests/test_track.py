@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,56 @@ def listen(server: socket.socket, stop: threading.Event) -> None:
             continue
         except OSError:
             server_closed = True
+
+
+@pytest.mark.parametrize(
+    ("variables", "header"),
+    [
+        ({"MLFLOW_TRACKING_USERNAME": "mori", "MLFLOW_TRACKING_PASSWORD": "pa55"}, "Basic bW9yaTpwYTU1"),
+        ({"MLFLOW_TRACKING_TOKEN": "t0ken"}, "Bearer t0ken"),
+    ],
+)
+def test_a_server_gets_the_password_of_mlflows_own_variables(project, monkeypatch, capsys, variables, header):
+    """And a refusal of it is one warning, which does not name it."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with Guarded() as server:
+        change(project, "uri", f"http://127.0.0.1:{server.port}")
+        track.run(*track_setup(project))
+    said = capsys.readouterr().err
+    assert set(server.heard) == {header}
+    assert said.count("warning:") == 1 and "401" in said and "pa55" not in said and "t0ken" not in said
+
+
+class Guarded:
+    """A server that writes down each Authorization header and refuses it."""
+
+    def __init__(self):
+        heard = self.heard = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def refuse(self):
+                heard.append(self.headers.get("Authorization"))
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(401)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_POST = refuse
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def test_a_broken_database_is_one_warning(project):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -213,6 +214,29 @@ def test_sync_refuses_what_dvc_has_not_proved(done):
     assert done_.returncode == 2
     assert "correlate: changed deps (params.yaml:" in done_.stderr
     assert "nothing was touched" in done_.stderr
+
+
+def test_an_adapter_downloaded_from_mlflow_is_the_one_that_was_trained(done, tiny_model, tmp_path):
+    """The workflow's last step sent it; plain peft loads what comes back."""
+    import mlflow
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    project, _ = done
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    (model,) = mlflow.search_logged_models(["1"], output_format="list")
+    folder = mlflow.artifacts.download_artifacts(f"models:/{model.model_id}", dst_path=str(tmp_path / "adapter"))
+    ids = torch.arange(5, 25)[None]
+
+    def logits(adapter) -> torch.Tensor:
+        base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        with torch.no_grad():
+            return (PeftModel.from_pretrained(base, adapter) if adapter else base)(ids).logits
+
+    ours = logits(project / "results/finetune/tuned/adapter")
+    assert torch.equal(logits(folder), ours) and not torch.equal(ours, logits(None))
+    assert model.tags["adapter_sha256"] and "README.md" in [p.name for p in Path(folder).iterdir()]  # with its card
 
 
 def test_snakemake_report_and_lint(done):

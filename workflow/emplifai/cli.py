@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -33,12 +34,48 @@ HELP = {
 EACH = {"finetune": "model", "generate": "model", "judge": "judge"}  # stages with one job a model or judge
 
 
+EXAMPLES = {
+    "validate": ["--data my.csv --out checked/      # any file, in any folder, without params.yaml"],
+    "finetune": ["--model tuned"],
+    "generate": ["--model base", "--model base --shard 2/4       # a share of the work, into the cache"],
+    "judge": ["--judge proxy", "--judge llm --dry-run          # what it would ask and cost", "audit --judge llm"],
+    "correlate": ["--ratings R.csv --judgements J.csv --out out/"],
+    "ratings": ["new --raters 3 --items 40", "serve", "import data/ratings/study-01"],
+    "track": ["", "--register"],
+}
+
+
+def _shape(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=24, width=min(110, shutil.get_terminal_size().columns))
+
+
+def _listed() -> str:
+    """What `emplifai --help` says: the stages in their order, then the rest."""
+
+    def rows(names) -> str:
+        return "".join(f"  {name:<10} {HELP[name]}\n" for name in names)
+
+    return (
+        "LLM replies to patients, scored by BERTScore, LLM judges and people.\n\n"
+        f"stages, in the order in which they run:\n{rows(STAGES)}\n"
+        f"and beside them:\n{rows(name for name in HELP if name not in STAGES)}\n"
+        "Settings come from params.yaml, results go to results/STAGE/. To run all stages: snakemake --cores 2 all.\n"
+        "One stage's own help: emplifai STAGE --help"
+    )
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("emplifai", description="LLM replies to patients, scored by BERTScore, LLM judges and people.")
+    top = argparse.ArgumentParser("emplifai", description=_listed(), formatter_class=_shape)
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     for name, text in HELP.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        shown = "\n".join(f"  emplifai {name} {example}".rstrip() for example in EXAMPLES.get(name, []))
+        command = commands.add_parser(
+            name,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=shown and f"examples:\n{shown}",
+            formatter_class=_shape,
+        )
         command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default: %(default)s")
         if name in STAGES:
             _stage(command, name)
