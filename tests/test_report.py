@@ -13,7 +13,7 @@ import browser as chromium
 import results_folder
 from browser import resize, wait
 from conftest import ROOT, tiny_params
-from emplifai import evidence, findings, report
+from emplifai import beside_people, evidence, findings, report
 from emplifai.paths import Paths
 from emplifai.statistics.bootstrap import Interval
 from emplifai.tables import Table, show
@@ -144,6 +144,31 @@ def test_metrics_are_flat_and_figures_come_as_svg_and_png(folder):
     for name in names:
         assert (place / f"results/report/figures/{name}.svg").read_text().startswith("<?xml")
         assert (place / f"results/report/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_judges_stand_beside_people_reply_by_reply(folder, page):
+    """Clouds, Bland-Altman, emotions and systems of each judge; BERTScore has a scale of its own, so no differences."""
+    place, _, run = folder
+    names = {p.stem for p in (place / "results/report/figures").glob("*.svg")}
+    wanted = {f"{kind}-{judge}" for kind in ("items", "emotions", "systems") for judge in ("proxy", "bertscore")}
+    assert wanted <= names and "difference-proxy" in names and "difference-bertscore" not in names
+    ceiling = beside_people.find(run.agreement, criterion="empathy", level="raters", statistic="leave_one_out_spearman")
+    figure = page[page.index("Agreement with the simulated raters, and its ceiling") - 9000 :]
+    assert f"ceiling {show(beside_people.estimate(ceiling), 2)}" in figure
+    human, judge = beside_people.pair(run, "proxy", "empathy")
+    row = beside_people.find(run.agreement, criterion="empathy", judge="proxy", level="pooled", statistic="bias", group="")
+    assert float(row["estimate"]) == pytest.approx((judge - human).mean())
+
+
+def test_the_worst_disagreements_come_with_their_words(folder):
+    _, _, run = folder
+    (table,) = beside_people.worst(run, "proxy", "simulated raters")
+    gaps = [abs(row[-1] - row[-2]) for row in table.rows]
+    rated = [r for r in run.items if r["human_mean"] and r["judge_proxy"]]
+    assert gaps == sorted(gaps, reverse=True) and len(table.rows) == beside_people.WORST
+    assert gaps[0] == max(abs(float(r["judge_proxy"]) - float(r["human_mean"])) for r in rated)
+    dialogue, system, *_ = table.rows[0]
+    assert run.replies[system][dialogue].text[:20] in table.rows[0][5] and run.test[dialogue].patient[:20] in table.rows[0][4]
 
 
 def test_same_inputs_same_bytes(folder):

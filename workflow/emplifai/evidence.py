@@ -34,6 +34,8 @@ class Evidence:
     judgements: dict[str, dict[str, list[Judgement]]]  # by judge, then by system
     audits: dict[str, list[dict[str, str]]]  # by judge, rows of audit.csv
     agreement: list[dict[str, str]]
+    comparisons: list[dict[str, str]]
+    bias: list[dict[str, str]]
     systems: list[dict[str, str]]
     items: list[dict[str, str]]
     verdict: dict[str, Any]  # of the correlate stage
@@ -78,7 +80,7 @@ def read(params: Params, paths: Paths) -> Evidence:
         judgements={j: {m: list(read_jsonl(paths.judgements(j, m), Judgement)) for m in models} for j in params.judges},
         audits={judge: _table(paths.audit_table(judge)) for judge in params.judges},
         verdict=read_json(paths.verdict) if paths.verdict.exists() else {},
-        **{name: _table(paths.table(name)) for name in ("agreement", "systems", "items")},
+        **{name: _table(paths.table(name)) for name in ("agreement", "comparisons", "bias", "systems", "items")},
     )
 
 

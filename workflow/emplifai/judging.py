@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emplifai import figures, findings, judge_tables
+from emplifai import beside_people, figures, findings, judge_tables
 from emplifai.blocks import SIMULATED, Note, emotion_names, heads, judge_name, marks
 from emplifai.evidence import Evidence
 from emplifai.figures import Figure
@@ -138,12 +138,7 @@ def agreement(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
     yield from words(run, who)
     for level in dict.fromkeys(r["level"] for r in rows):
         yield from agreement_table(run, [r for r in rows if r["level"] == level], level, who)
-    pooled = [r for r in rows if r["statistic"] == "spearman" and r["level"] == "pooled" and r["judge"]]
-    if pooled:
-        shown = [(agreement_name(run, r), _estimate(r)) for r in pooled]
-        alt = f"Spearman correlation with the {who}: " + ", ".join(f"{name} {show(value, 2)}" for name, value in shown)
-        title, size = f"Spearman correlation with the {who}", (7, 0.9 + 0.3 * len(shown))
-        yield figures.draw(folder, "agreement", title, alt, size, lambda a: figures.forest(a, shown, f"Spearman, {who}", 0))
+    yield from beside_people.all_of_it(run, folder, who)
 
 
 def words(run: Evidence, who: str) -> Iterator[Table]:

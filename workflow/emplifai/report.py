@@ -54,7 +54,7 @@ def run(params: Params, paths: Paths) -> None:
 
 def inputs(params: Params, paths: Paths) -> list:
     """What the page is made from."""
-    tables = [paths.table(name) for name in ("items", "agreement", "systems")]
+    tables = [paths.table(name) for name in ("items", "agreement", "comparisons", "bias", "systems")]
     return [*(paths.metrics(s) for s in STAGES[:-1]), *tables, *(paths.replies(m) for m in params.models)]
 
 

@@ -9,7 +9,7 @@ rule report:
         records=[PATHS.record(stage) for stage in ("validate", "split", "bertscore", "correlate")],
         parts=[PATHS.part(part) for part in ("train", "dev", "test")],
         rejects=PATHS.rejects,
-        tables=[PATHS.table(name) for name in ("items", "agreement", "systems")],
+        tables=[PATHS.table(name) for name in ("items", "agreement", "comparisons", "bias", "systems")],
         verdict=PATHS.verdict,
         replies=[PATHS.replies(model, task) for model in MODELS for task in ("reply", "emotion")],
         likelihoods=[PATHS.likelihood(model) for model in MODELS],
