@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conftest import ROOT
 from emplifai import judge_audit, records
+from emplifai.outcome import SYSTEMS
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Judgement, Reply, Score, Turn, digest, sha256, write_csv, write_json, write_jsonl
@@ -207,7 +208,8 @@ def correlate(params: Params, paths: Paths, test: list[Dialogue], rng: random.Ra
     write_csv(
         paths.table("items"), items, ("dialogue_id", "model", "criterion", "human_mean", *(f"judge_{j}" for j in params.judges))
     )
-    write_csv(paths.table("systems"), [{"model": m, "human": 3.0} for m in params.models], ("model", "human"))
+    means = {"criterion": "empathy", "judge": "bertscore", "human_mean": 3.0, "judge_mean": 0.8}
+    write_csv(paths.table("systems"), [{"model": m} | means for m in params.models], SYSTEMS)
     write_json(paths.metrics("correlate"), {"simulated": 1, "raters": 5})
 
 

@@ -13,7 +13,7 @@ from conftest import environment
 from emplifai import correlate, simulation
 from emplifai.params import Params
 from emplifai.paths import Paths
-from emplifai.records import Dialogue, Judgement, Question, Reply, Score, Turn, sha256, write_jsonl
+from emplifai.records import Comparison, Dialogue, Judgement, Question, Reply, Score, Turn, sha256, write_jsonl
 
 MODELS = ("reference", "parrot", "base", "tuned")
 
@@ -152,6 +152,25 @@ def test_simulated_raters_know_the_planted_feature_only():
     mean = {i: np.mean([r.score for r in made if r.dialogue_id == f"d{i}"]) for i in range(400)}
     like = [1.0, 0.0] * 200
     assert 0.35 < np.corrcoef(like, list(mean.values()))[0, 1] < 0.75
+
+
+def test_position_bias_comes_from_the_pairs(results):
+    """Of 12 decided answers 9 chose the reply read first; ties and failures say nothing."""
+    params, paths = results
+    kinds = [("first", "ok")] * 9 + [("second", "ok")] * 3 + [("tie", "ok"), (None, "unparsed")]
+    pairs = [
+        Comparison("proxy", f"joy-{k % 6:02}-1", "empathy", "base", "tuned", choice, status, "", "", "p", "a", "b")
+        for k, (choice, status) in enumerate(kinds)
+    ]
+    write_jsonl(paths.pairs("proxy"), pairs)
+    correlate.run(params, paths)
+    bias = rows(paths.table("bias"))
+    row = pick(bias, judge="proxy", criterion="empathy", statistic="position_first_share")
+    assert (float(row["estimate"]), row["n_items"], row["reference"]) == (0.75, "12", "order")
+    assert float(row["ci_low"]) < 0.75 < float(row["ci_high"]) and 0 < float(row["p_value"]) <= float(row["p_adjusted"])
+    other = pick(bias, judge="proxy", criterion="fluency", statistic="position_first_share")
+    assert (other["estimate"], other["status"]) == ("", "no pairs compared")
+    assert all((r["p_value"] == "") == (r["p_adjusted"] == "") for r in bias)
 
 
 # Anyone's tables
@@ -395,6 +414,25 @@ def test_groups_samples_families_and_the_simulated_mark(tmp_path):
     assert {row["level"] for row in compared} == {"pooled", "within_model", "within_cluster", "system"}
     apart = pick(compared, level="within_model", statistic="spearman")
     assert float(apart["difference"]) > 0.1 and float(apart["p_value"]) < 0.01
+
+
+def test_five_raters_widen_the_interval_between_judges_too(tmp_path, monkeypatch):
+    from emplifai import cli, comparisons
+
+    rng, items = np.random.default_rng(3), range(50)
+    quality = rng.normal(size=50)
+    people = [(f"r{k}", f"d{i}", "empathy", point(quality[i] + rng.normal())) for i in items for k in range(5)]
+    write(tmp_path / "R.csv", R, people)
+    judged = [(f"j{k}", f"d{i}", "empathy", point(quality[i] + (1 + k) * rng.normal())) for i in items for k in range(2)]
+    write(tmp_path / "J.csv", J, judged)
+    monkeypatch.chdir(tmp_path)
+    call = ["correlate", "--ratings", "R.csv", "--judgements", "J.csv", "--resamples", "200", "--out"]
+    assert cli.main([*call, "with"]) == 0
+    monkeypatch.setattr(comparisons, "raters_share", lambda *_: 1.0)
+    assert cli.main([*call, "without"]) == 0
+    wide, narrow = (pick(rows(Path(f"{name}/comparisons.csv")), statistic="spearman") for name in ("with", "without"))
+    assert wide["difference"] == narrow["difference"] and wide["p_value"] == narrow["p_value"]
+    assert float(wide["ci_low"]) < float(narrow["ci_low"]) and float(wide["ci_high"]) > float(narrow["ci_high"])
 
 
 def point(value: float) -> int:

@@ -13,7 +13,7 @@ import browser as chromium
 import results_folder
 from browser import resize, wait
 from conftest import ROOT, tiny_params
-from emplifai import beside_people, evidence, findings, report
+from emplifai import beside_people, correlate, evidence, findings, report
 from emplifai.paths import Paths
 from emplifai.statistics.bootstrap import Interval
 from emplifai.tables import Table, show
@@ -39,6 +39,8 @@ def folder(tmp_path_factory):
     os.chdir(place)
     try:
         results_folder.write(params, Paths(), emotions=6, hostile=HOSTILE)
+        few = params.correlate.model_copy(update={"resamples": 100, "simulated_items": 8})
+        correlate.run(params.model_copy(update={"correlate": few}), Paths())
         report.run(params, Paths())
         yield place, params, evidence.read(params, Paths())
     finally:

@@ -12,7 +12,7 @@ from emplifai.panel import Panel
 from emplifai.progress import Progress
 from emplifai.rows import FEWEST, Maker, Row, Settings, constant, few, off_scale, one_value, people
 from emplifai.statistics import alt_test, correlation, deviation, icc, kappa, krippendorff, multiplicity, ppi
-from emplifai.statistics.bootstrap import Measure, combine, difference, mean
+from emplifai.statistics.bootstrap import Measure, combine, difference, mean, undefined
 from emplifai.statistics.significance import permutation_p
 from emplifai.statistics.systems import STATISTICS, systems
 from emplifai.statistics.within import within
@@ -188,11 +188,7 @@ def _leave_one_out(panel: Panel, judge: str | None = None) -> Measure:
             one = panel.judges[judge] if judge else panel.ratings[:, j]
             measures.append(correlation.spearman(one[keep], rest))
             parts.append(keep)
-    return (
-        combine(measures, mean, parts)
-        if measures
-        else Measure(np.zeros((len(panel.items), 1)), lambda s: np.full(len(s), np.nan))
-    )
+    return combine(measures, mean, parts) if measures else undefined(len(panel.items))
 
 
 def _beside_raters(panel: Panel, judge: str) -> Measure:

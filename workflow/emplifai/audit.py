@@ -9,6 +9,9 @@ statistic
   spread_of_spearman      standard deviation of the groups' true correlations (Fisher's z)
   retest_icc_1            one answer of the judge against another to the same question
   retest_changed          share of the questions whose answers are not all the same
+  position_first_share    of two replies the share of decided answers that chose the one read first; 0.5: position does not matter
+
+p_adjusted: Benjamini-Hochberg over the file.
 """
 
 from collections.abc import Iterator
@@ -18,21 +21,46 @@ import numpy as np
 from emplifai.panel import Panel
 from emplifai.rows import FEWEST, Maker, Row, Settings, few
 from emplifai.statistics import correlation, deviation, icc
-from emplifai.statistics.bootstrap import Measure, combine, replicate
+from emplifai.statistics.bootstrap import Measure, combine, mean_interval, replicate
 from emplifai.statistics.mixed_model import random_intercept
+from emplifai.statistics.multiplicity import benjamini_hochberg
 from emplifai.statistics.permutation import standardise
 from emplifai.statistics.shrinkage import shrink
+from emplifai.statistics.significance import p_value
 
 GROUP = 5  # fewest items of a group that a correlation is taken of
 
 
-def table(panels: list[Panel], settings: Settings) -> list[Row]:
+Positions = dict[tuple[str, str], tuple[list[float], list[str]]]
+
+
+def table(panels: list[Panel], settings: Settings, positions: Positions | None = None) -> list[Row]:
+    """All rows. positions: by judge and criterion, of each decided answer 1 where the reply read first was chosen, else 0, and
+    its cluster; None where judges compare no pairs."""
     rows = []
     for panel in panels:
         rows += _people_length(panel, settings)
         for judge in panel.judges:
             rows += _judge(panel, judge, settings)
+            if positions is not None:
+                rows.append(_position(panel, judge, *positions.get((judge, panel.criterion), ([], [])), settings))
+    tested = [row for row in rows if row["p_value"] is not None]
+    for row, p in zip(tested, benjamini_hochberg([row["p_value"] for row in tested]), strict=True):
+        row["p_adjusted"] = p
     return rows
+
+
+def _position(panel: Panel, judge: str, first: list[float], clusters: list[str], settings: Settings) -> Row:
+    """Its interval is that of pairwise.CRITERION.first_share in the judge's metrics."""
+    make = Maker(panel, judge, "pooled", settings)
+    found = mean_interval(first, clusters, settings.confidence, settings.resamples, settings.seed)
+    row = make.plain("position_first_share", "order", found.estimate, "" if found.n else "no pairs compared", found.n)
+    row |= {"n_raters": 0, "ci_low": found.low, "ci_high": found.high}
+    if found.clusters > 1:
+        cluster = np.unique(clusters, return_inverse=True)[1]
+        apart = deviation.mean(np.array(first) - 0.5)
+        row["p_value"] = p_value("bias", replicate(apart, cluster, settings.resamples, settings.seed))
+    return row
 
 
 def _people_length(panel: Panel, settings: Settings) -> Iterator[Row]:

@@ -1,4 +1,7 @@
-"""comparisons.csv: judge against judge, on the items that people and both judges scored."""
+"""comparisons.csv: judge against judge, on the items that people and both judges scored.
+
+The interval covers the choice of clusters and, with five raters and more, of raters (raters.py).
+"""
 
 from itertools import combinations
 from typing import Any
@@ -7,9 +10,10 @@ import numpy as np
 
 from emplifai.panel import Panel
 from emplifai.progress import track
+from emplifai.raters import raters_share, widen
 from emplifai.rows import Settings
 from emplifai.statistics import correlation, deviation, multiplicity
-from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate
+from emplifai.statistics.bootstrap import Measure, combine, difference, interval, mean, replicate, undefined
 from emplifai.statistics.permutation import sign_test, standardise, swap_test
 from emplifai.statistics.systems import systems
 from emplifai.statistics.williams import williams
@@ -56,7 +60,8 @@ def _compare(both: Panel, a: str, b: str, level: str, statistic: str, settings: 
     apart = replicate(combine(measures, difference), cluster, settings.resamples, settings.seed)
     if not np.isfinite(apart.estimate):
         return {"status": "undefined"}
-    low, high = interval(apart, settings.confidence, settings.interval)
+    wider = raters_share(both, lambda p: combine(_measures(p, (a, b), level, statistic)[0], difference), apart.drawn)
+    low, high = (widen(apart.estimate, end, wider, False) for end in interval(apart, settings.confidence, settings.interval))
     t = _williams(both, a, b, level, statistic)
     return {
         "estimate_a": measures[0].estimate(),
@@ -80,7 +85,7 @@ def _measure(scores: np.ndarray, human: np.ndarray, model: np.ndarray, level: st
         return one(scores, human)
     parts = [model == m for m in np.unique(model)]
     parts = [part for part in parts if part.sum() >= FEWEST]
-    return combine([one(scores[part], human[part]) for part in parts], mean, parts)
+    return combine([one(scores[part], human[part]) for part in parts], mean, parts) if parts else undefined(len(scores))
 
 
 def _model(both: Panel) -> np.ndarray:

@@ -10,7 +10,7 @@ from emplifai.errors import UserError
 from emplifai.panel import ATTRIBUTES, panels
 from emplifai.params import Params
 from emplifai.paths import Paths, rating_files
-from emplifai.records import Dialogue, Judgement, Question, Reply, Score, read_jsonl, write_json
+from emplifai.records import Comparison, Dialogue, Judgement, Question, Reply, Score, read_jsonl, write_json
 from emplifai.rows import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def run(params: Params, paths: Paths) -> None:
     )
     inputs = [paths.part("test"), *(paths.replies(m) for m in params.models), *(paths.scores(m) for m in params.models)]
     inputs += [paths.judgements(j, m) for j in params.judges for m in params.models] + rating_files(params.data.ratings)
+    inputs += [path for judge in params.judges if (path := paths.pairs(judge)).exists()]
     with provenance.record(paths.record("correlate"), "correlate", params.section("correlate"), inputs) as record:
         questions = _questions(params, paths)
         rated, aside, simulated = _rated(params, questions)
@@ -38,7 +39,7 @@ def run(params: Params, paths: Paths) -> None:
         proxies = frozenset({"bertscore", *(name for name, judge in params.judges.items() if judge.backend == "likelihood")})
         families = {name: judge.family for name, judge in params.judges.items() if judge.family}
         found = panels(rated, judged, settings.cluster, {"bertscore"}, _attributes_of(params, questions), families, proxies)
-        metrics = outcome.write(found, settings, paths, models=True, simulated=simulated)
+        metrics = outcome.write(found, settings, paths, True, simulated, _positions(params, paths, questions))
         metrics.update(ratings_set_aside=aside, judgements_failed=failed)
         write_json(paths.metrics("correlate"), metrics)
         record.update(settings=asdict(settings), simulated=simulated)
@@ -125,6 +126,19 @@ def _judged(params: Params, paths: Paths) -> tuple["pd.DataFrame", int]:
             if record.task == "reply" and record.sample == 0 and record.f1 is not None:
                 rows += [("bertscore", record.dialogue_id, model, c, record.f1, 0) for c in params.judge.criteria]
     return pd.DataFrame(rows, columns=["judge", "dialogue_id", "model", "criterion", "score", "sample"]), failed
+
+
+def _positions(params: Params, paths: Paths, questions: list[Question]) -> dict[tuple[str, str], tuple[list[float], list[str]]]:
+    """Of each pair that a judge was asked about and decided: whether it chose the reply that it read first; and the situation."""
+    situations = {q.dialogue.dialogue_id: q.dialogue.situation_id for q in questions}
+    found: dict[tuple[str, str], tuple[list[float], list[str]]] = {}
+    for judge in params.judges:
+        for row in read_jsonl(paths.pairs(judge), Comparison) if paths.pairs(judge).exists() else []:
+            if row.choice in ("first", "second"):
+                chosen, clusters = found.setdefault((judge, row.criterion), ([], []))
+                chosen.append(float(row.choice == "first"))
+                clusters.append(situations[row.dialogue_id])
+    return found
 
 
 def _attributes_of(params: Params, questions: list[Question]) -> "pd.DataFrame":

@@ -18,8 +18,15 @@ SYSTEMS = (
 )  # fmt: skip
 
 
-def write(found: list[Panel], settings: Settings, paths: Paths, models: bool, simulated: bool) -> dict[str, float]:
-    """All tables and the verdict; returns the metrics."""
+def write(
+    found: list[Panel],
+    settings: Settings,
+    paths: Paths,
+    models: bool,
+    simulated: bool,
+    positions: audit.Positions | None = None,
+) -> dict[str, float]:
+    """All tables and the verdict; returns the metrics. positions: see audit.table."""
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     mark = {"simulated": "true"} if simulated else {}
@@ -29,7 +36,7 @@ def write(found: list[Panel], settings: Settings, paths: Paths, models: bool, si
 
     # The products are small: threads that wait for each other on busy cores take many times longer than one.
     with threadpool_limits(1, "blas"):
-        agreed, audited = agreement.table(found, settings, models), audit.table(found, settings)
+        agreed, audited = agreement.table(found, settings, models), audit.table(found, settings, positions)
         compared = comparisons.table(found, settings, models)
     items = [row for panel in found for row in _items(panel)]
     put("agreement", agreed, COLUMNS)

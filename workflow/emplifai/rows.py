@@ -15,7 +15,7 @@ COLUMNS = (
     "criterion", "judge", "by", "group", "level", "statistic", "reference", "n_items", "n_raters",
     "estimate", "ci_low", "ci_high", "p_value", "p_adjusted", "status",
 )  # fmt: skip
-TESTED = ("pearson", "spearman", "kendall_tau_b", "bias")  # get a p-value of "none"
+TESTED = ("pearson", "spearman", "kendall_tau_b", "bias", "spearman_with_length", "partial_spearman")  # get a p-value of "none"
 WIDE = 5000  # sums of a statistic (an ICC of 70 raters and more): too many to resample, no interval
 UNBOUNDED = ("bias", "mae", "ppi_mean")  # the others end at 1
 ZERO = 1e-12  # less is rounding

@@ -1,11 +1,12 @@
 # Compare judges and BERTScore with human ratings.
-# in:  all judgements and scores; human ratings in data/ratings (simulated raters if there are none)
+# in:  all judgements, pairs and scores; human ratings in data/ratings (simulated raters if there are none)
 # out: items.csv, agreement.csv, comparisons.csv, bias.csv, systems.csv, verdict.json, metrics.json
 
 
 rule correlate:
     input:
         judgements=[PATHS.judgements(judge, model) for judge in JUDGES for model in MODELS],
+        pairs=[PATHS.pairs(judge) for judge in JUDGES],
         scores=[PATHS.scores(model) for model in MODELS],
         replies=[PATHS.replies(model) for model in MODELS],
         test=PATHS.part("test"),

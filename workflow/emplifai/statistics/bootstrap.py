@@ -117,6 +117,11 @@ def combine(measures: Sequence[Measure], how: Callable[..., np.ndarray], parts: 
     return Measure(sparse.hstack(blocks).tocsr(), value)
 
 
+def undefined(items: int) -> Measure:
+    """A statistic that has no value on these items."""
+    return Measure(np.zeros((items, 1)), lambda sums: np.full(len(sums), np.nan))
+
+
 def mean(*values: np.ndarray) -> np.ndarray:
     """Mean of several statistics; one that is undefined in a resample is left out there."""
     table = np.asarray(values, float)
