@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
         results_folder.write(params, Paths(), emotions=6, hostile=HOSTILE)
         few = params.correlate.model_copy(update={"resamples": 100, "simulated_items": 8})
         correlate.run(params.model_copy(update={"correlate": few}), Paths())
+        results_folder.record(params, Paths(), "correlate")  # of a known time
         report.run(params, Paths())
         yield place, params, evidence.read(params, Paths())
     finally:

@@ -117,7 +117,7 @@ def _within_models(panel: Panel, shared: Panel, judge: str, settings: Settings) 
 
 
 def _mean_of_models(panel: Panel, judge: str, statistic: str) -> Measure:
-    parts = [(panel.items["model"] == model).to_numpy() for model in sorted(panel.items["model"].unique())]
+    parts = [panel.model == model for model in np.unique(panel.model)]
     return combine([_against(judge, statistic)(panel.of(part)) for part in parts], mean, parts)
 
 
@@ -148,13 +148,13 @@ def _systems(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
 
 
 def _system_means(shared: Panel, judge: str) -> tuple[np.ndarray, np.ndarray]:
-    names, model = np.unique(shared.items["model"].astype(str), return_inverse=True)
+    names, model = np.unique(shared.model, return_inverse=True)
     count = np.bincount(model, minlength=len(names))
     return tuple(np.bincount(model, values) / count for values in (shared.judges[judge], shared.human))
 
 
 def _of_systems(panel: Panel, judge: str, statistic: str) -> Measure:
-    model = np.unique(panel.items["model"].astype(str), return_inverse=True)[1]
+    model = np.unique(panel.model, return_inverse=True)[1]
     return systems(panel.judges[judge], panel.human, model, statistic)
 
 

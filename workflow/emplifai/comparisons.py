@@ -88,10 +88,6 @@ def _measure(scores: np.ndarray, human: np.ndarray, model: np.ndarray, level: st
     return combine([one(scores[part], human[part]) for part in parts], mean, parts) if parts else undefined(len(scores))
 
 
-def _model(both: Panel) -> np.ndarray:
-    return both.items["model"].astype(str).to_numpy()
-
-
 def _in_clusters(both: Panel, pair: tuple[str, str], statistic: str) -> list[np.ndarray]:
     """The statistic of both judges inside each cluster, NaN where it is undefined for one of them."""
     values = [within(both.judges[judge], both.human, both.cluster)[statistic] for judge in pair]
@@ -104,7 +100,7 @@ def _measures(both: Panel, pair: tuple[str, str], level: str, statistic: str) ->
     if level == "within_cluster":
         values = _in_clusters(both, pair, statistic)
         return [deviation.mean_of_known(v) for v in values], np.arange(len(values[0]))
-    return [_measure(both.judges[judge], both.human, _model(both), level, statistic) for judge in pair], both.cluster
+    return [_measure(both.judges[judge], both.human, both.model, level, statistic) for judge in pair], both.cluster
 
 
 def _permutation(both: Panel, pair: tuple[str, str], level: str, statistic: str, settings: Settings) -> float | None:
@@ -113,7 +109,7 @@ def _permutation(both: Panel, pair: tuple[str, str], level: str, statistic: str,
         values = _in_clusters(both, pair, statistic)
         apart = (values[0] - values[1])[np.isfinite(values[0])]
         return sign_test(apart, settings.resamples, settings.seed)
-    model = _model(both)
+    model = both.model
     group = model if level == "within_model" else np.zeros(len(model))
     ranked = statistic == "spearman" and level != "system"
     human = _by(group, both.human, _ranks) if ranked else both.human
@@ -144,8 +140,7 @@ def _williams(both: Panel, a: str, b: str, level: str, statistic: str) -> tuple[
         return None
     x, y, human = both.judges[a], both.judges[b], both.human
     if level == "system":
-        model = both.items["model"].astype(str).to_numpy()
-        x, y, human = (np.array([v[model == m].mean() for m in np.unique(model)]) for v in (x, y, human))
+        x, y, human = (np.array([v[both.model == m].mean() for m in np.unique(both.model)]) for v in (x, y, human))
     r = {"pearson": correlation.pearson, "spearman": correlation.spearman}[statistic]
     return williams(r(x, human).estimate(), r(y, human).estimate(), r(x, y).estimate(), len(x))
 

@@ -29,6 +29,11 @@ class Panel:
     proxies: frozenset[str] = frozenset()  # judges that only stand for one: a likelihood, BERTScore
 
     @cached_property
+    def model(self) -> np.ndarray:
+        """Name of each item's model, (items,)."""
+        return self.items["model"].to_numpy(str)
+
+    @cached_property
     def count(self) -> np.ndarray:
         """Ratings an item, (items,)."""
         return np.isfinite(self.ratings).sum(1)

@@ -135,11 +135,12 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _spread(features: Any, part: np.ndarray) -> Any:
-    """Features of some items as features of all, zero elsewhere."""
+    """Features of some items (CSR) as features of all, zero elsewhere."""
     from scipy import sparse
 
-    where = np.flatnonzero(part)
-    return sparse.csr_array((np.ones(len(where)), (where, np.arange(len(where)))), shape=(len(part), len(where))) @ features
+    start = np.zeros(len(part) + 1, features.indptr.dtype)
+    start[1:][part] = np.diff(features.indptr)
+    return sparse.csr_array((features.data, features.indices, start.cumsum()), shape=(len(part), features.shape[1]))
 
 
 def interval(
