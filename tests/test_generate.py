@@ -335,7 +335,11 @@ def test_a_server_is_asked_once(parts, run):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             asked.append(body)
-            text = "答えは「喜び」です。" if "次の中から一つ" in body["messages"][-1]["content"] else " そうですね。\n"
+            text = (
+                "答えは「喜び」です。"
+                if "次の中から一つ" in body["messages"][-1]["content"]
+                else "<think>\n長い\n</think>\n\n そうですね。\n"
+            )
             choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             data = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}).encode()
             self.send_response(200)
@@ -361,7 +365,8 @@ def test_a_server_is_asked_once(parts, run):
     emotions = [json.loads(line) for line in first["emotion.jsonl"].splitlines()]
     assert {r["label"] for r in emotions} == {"joy"} and first["likelihood.jsonl"] == b""
     tests = list(read_jsonl(parts / "results/split/test.jsonl", Dialogue))
-    reply = next(b for b in asked if b["messages"][-1]["content"] == tests[0].patient)
+    reply = next(b for b in asked if b["messages"][-1]["content"].endswith(f"患者：{tests[0].patient}"))
+    assert tests[0].situation in reply["messages"][-1]["content"]
     assert not any(tests[0].reference in m["content"] for m in reply["messages"])
 
 
@@ -396,14 +401,41 @@ def test_chat_template_gets_its_own_form(tiny_model):
     pieces = prompt.segments(d, LABELS, tokenizer, shots=(shot,))
     given, answer = prompt.split_at(pieces, "reply")
     assert answer == d.reference + "<eos>\n" and d.reference not in prompt.before(pieces, "reply")
-    assert given[-1][0].endswith(f"<bos>user\n{d.patient}<eos>\n<bos>assistant\n") and shot.reference in given[0][0]
+    assert given[-1][0].endswith(f"\n患者：{d.patient}<eos>\n<bos>assistant\n")
+    assert shot.reference in given[0][0] and shot.situation in given[0][0]
     ids, tasks = prompt.encode(pieces, tokenizer)
     talk = prompt.messages(d, LABELS)
-    roles = len(talk) + len(prompt.messages(shot, LABELS)) - 1
+    roles = len(talk) + len(prompt.messages(shot, LABELS))
     assert ids.count(tokenizer.bos_token_id) == roles  # the template's own, none added
     assert {ids[k] for k, t in enumerate(tasks) if t and tasks[k - 1] == t} >= {tokenizer.eos_token_id}
     assert decoding._end_of_turn(tokenizer) == {tokenizer.eos_token_id}
-    assert prompt.question(d, LABELS, "reply")[-1] == {"role": "user", "content": d.patient}
+    last = prompt.question(d, LABELS, "reply")[-1]
+    assert last["role"] == "user" and last["content"].endswith(f"状況：{d.situation}\n患者：{d.patient}")
     tokenizer.chat_template = CHATML.replace("m['content']", "m['content'] if loop.last else 'x'")
     with pytest.raises(UserError, match="rewrites what was said before"):
         prompt.segments(d, LABELS, tokenizer)
+
+
+# What templates of well-known models do otherwise, in small: Gemma 2 refuses a system message, LLM-jp puts words of its
+# own in its place, Qwen3 opens an answer with empty reasoning and takes that out of all answers but the last.
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+OWN_WORDS = CHATML.replace("m['content'] }}", "'答えよ。' if m['role'] == 'system' else m['content'] }}")
+REASONS = CHATML.replace(
+    "{{ m['content']", "{{ '<think>\n\n</think>\n\n' if m['role'] == 'assistant' and loop.last }}{{ m['content']"
+).replace("<bos>assistant\n{%", "<bos>assistant\n{{ '<think>\n\n</think>\n\n' }}{%")
+
+
+@pytest.mark.parametrize("form", [CHATML, REFUSES, OWN_WORDS, REASONS], ids=["plain", "refuses", "own words", "reasons"])
+def test_the_situation_reaches_a_model_by_any_template(tiny_model, form):
+    tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
+    tokenizer.chat_template = form
+    d, shot = dialogues(2, 1)[0], dialogues(2, 1)[-1]
+    pieces = prompt.segments(d, LABELS, tokenizer, emotion=d.emotion, shots=(shot,))
+    for task, answer in (("reply", d.reference), ("emotion", LABELS[d.emotion].ja)):
+        given, written = prompt.split_at(pieces, task)
+        before = "".join(text for text, _ in given)
+        assert all(before.count(text) == 1 for text in (d.situation, d.patient, shot.situation, shot.reference))
+        assert before.count("答えよ。") == (form == OWN_WORDS)
+        assert written == answer + "<eos>\n"  # never reasoning, which the prompt has closed
+        assert before.endswith("</think>\n\n") == (form == REASONS)
+    assert d.reference in before

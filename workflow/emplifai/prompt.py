@@ -14,6 +14,7 @@ Segment = tuple[str, str | None]  # a piece of text and the task that learns to 
 CONTROL = re.compile(
     r"<([|/]?[A-Za-z][^<>\s]{0,40}|\|[^<>]{1,40}\|)>|\[(/?[A-Z_]{3,20})\]"
 )  # <end_of_turn>, <|im_end|>, </s>, [INST]
+NO_REASONING = "<think>\n\n</think>\n\n"  # opens an answer of Qwen3, which takes it out of earlier ones; here it stays
 
 
 @cache
@@ -31,22 +32,25 @@ def inert(text: str) -> str:
 
 
 def messages(dialogue: Dialogue, labels: dict[str, Label], emotion: str | None = None, reply: bool = True) -> list[Message]:
-    """The whole conversation for a chat model: system, turns, the question for the emotion and its answer.
+    """The whole conversation for a chat model: turns, the question for the emotion and its answer.
 
     emotion: name of a label to tell the model beforehand. reply: whether the supporter's last words are part of it.
+    The task and the situation open the patient's first turn: of a system message some templates show nothing (LLM-jp), and
+    others refuse it (Gemma 2).
     """
-    system = template("reply-ja-v1").format(situation=inert(dialogue.situation))
+    opening = template("reply-ja-v1").format(situation=inert(dialogue.situation))
     if emotion:
-        system += f"\n患者の感情：{labels[emotion].ja}"
+        opening += f"\n患者の感情：{labels[emotion].ja}"
     turns = dialogue.turns if reply else dialogue.turns[:-1]
     talk = [{"role": "user" if t.role == "patient" else "assistant", "content": inert(t.text)} for t in turns]
+    talk[0]["content"] = f"{opening}\n患者：{talk[0]['content']}"
     question = template("emotion-ja-v1").format(labels="、".join(label.ja for label in labels.values()))
     if not reply:  # the question joins the patient's turn: templates want the roles to alternate
         talk[-1]["content"] += f"\n\n{question}"
     else:
         talk.append({"role": "user", "content": question})
     answer = {"role": "assistant", "content": labels[dialogue.emotion].ja}
-    return [{"role": "system", "content": system}, *talk, answer]
+    return [*talk, answer]
 
 
 def question(
@@ -59,9 +63,9 @@ def question(
 ) -> list[Message]:
     """What a chat model is sent for a task, with the exemplars' talk before: the last message is the user's."""
     talk = messages(dialogue, labels, emotion, reply or task == "reply")
-    told = [m for shot in shots for m in messages(shot, labels, None, reply or task == "reply")[1:]]
+    told = [m for shot in shots for m in messages(shot, labels, emotion and shot.emotion, reply or task == "reply")]
     end = -1 if task == "emotion" else -3  # without the emotion's answer; without reply, question and answer
-    return [talk[0], *told, *talk[1:end]]
+    return [*told, *talk[:end]]
 
 
 def segments(
@@ -98,26 +102,40 @@ def _plain(dialogue: Dialogue, labels: dict[str, Label], emotion: str | None, re
 
 
 def _chat(dialogue, labels, tokenizer, emotion, reply, shots) -> list[Segment]:
-    talk = messages(dialogue, labels, emotion, reply)
-    told = [m for shot in shots for m in messages(shot, labels, None, reply)[1:]]
-    talk = [talk[0], *told, *talk[1:]]
+    told = [m for shot in shots for m in messages(shot, labels, emotion and shot.emotion, reply)]
+    before = [*_system(tokenizer), *told]
+    talk = [*before, *messages(dialogue, labels, emotion, reply)]
     pieces: list[Segment] = []
     done = ""
     for k, message in enumerate(talk):
-        if message["role"] != "assistant" or k <= len(told):
+        if message["role"] != "assistant" or k < len(before):
             continue
         # enable_thinking: templates that know it open the answer without reasoning; the others take no notice
         given = tokenizer.apply_chat_template(talk[:k], tokenize=False, add_generation_prompt=True, enable_thinking=False)
         whole = tokenizer.apply_chat_template(talk[: k + 1], tokenize=False, enable_thinking=False)
-        if not given.startswith(done) or not whole.startswith(given):
+        past = done if given.startswith(done) else done.replace(NO_REASONING, "")
+        if not given.startswith(past) or not whole.startswith(given):
             raise UserError(
                 f"{tokenizer.name_or_path}: its chat template rewrites what was said before (answer {k}); "
                 "give the model a template that only appends (chat_template.jinja in its folder)"
             )
         task = "emotion" if k == len(talk) - 1 else "reply"
-        pieces += [(given.removeprefix(done), None), (whole.removeprefix(given), task)]
+        pieces += [(given.removeprefix(past), None), (whole.removeprefix(given), task)]
         done = whole
     return pieces
+
+
+def _system(tokenizer: Any) -> list[Message]:
+    """A system message, for a template that shows words of its own in its place (LLM-jp); for all others none."""
+    from jinja2 import TemplateError
+
+    asked = [{"role": "system", "content": "situation"}, {"role": "user", "content": "?"}]
+    try:
+        shown = tokenizer.apply_chat_template(asked, tokenize=False)
+    except TemplateError:  # refused
+        return []
+    without = tokenizer.apply_chat_template(asked[1:], tokenize=False)
+    return asked[:1] if shown != without and "situation" not in shown else []
 
 
 def split_at(pieces: list[Segment], task: str) -> tuple[list[Segment], str]:

@@ -1,5 +1,6 @@
 """The answers of a chat model on an OpenAI-compatible server: replies and emotions, each kept in a cache as it arrives."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from emplifai.labels import Label, read
 from emplifai.params import Model, Params
 from emplifai.progress import Progress
 from emplifai.records import Dialogue, Reply, digest, sha256
+
+REASONING = re.compile(
+    r"\A\s*<think>.*?(</think>|\Z)", re.DOTALL
+)  # what servers without a reasoning parser leave before an answer
 
 
 class Chat:
@@ -76,7 +81,7 @@ class Chat:
         return {"messages": messages, **settings, **drawn}
 
     def _value(self, answer: openai.Answer) -> dict[str, Any]:
-        text = answer.text.strip()
+        text = REASONING.sub("", answer.text).strip()
         reason = "empty" if not text else "length" if answer.finish_reason == "length" else "stop"
         tokens = {"input_tokens": answer.input_tokens, "output_tokens": answer.output_tokens}
         return {"text": text, "finish_reason": "error" if answer.status == "refused" else reason, **tokens}
