@@ -33,8 +33,9 @@ ui: $(BIN)/.demo
 rate: $(BIN)/.demo
 	@emplifai ratings serve
 
-bench: $(BIN)/.dev
-	@for file in benchmarks/*.py; do echo "== $$file"; python $$file || exit 1; done
+# against what one would use instead, in an environment of its own that adds the peers to ours
+bench: .venv-bench/.peers
+	@for file in benchmarks/*.py; do echo "== $$file"; PATH="$(CURDIR)/.venv-bench/bin:$$PATH" python -W ignore $$file || exit 1; done
 
 lint: $(BIN)/.dev
 	ruff check .
@@ -47,7 +48,7 @@ lock:
 	$(PYTHON) envs/lock.py
 
 clean:
-	rm -rf .venv .cache .snakemake logs results/*/
+	rm -rf .venv .venv-bench .cache .snakemake logs results/*/
 
 # One environment; a mark for each set of packages in it. pip says a lot or nothing: here every twentieth package.
 define install
@@ -71,3 +72,10 @@ $(BIN)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 $(BIN)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(call install,dev)
 	@touch $@ $(BIN)/.demo
+
+.venv-bench/.peers: $(BIN)/.dev benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-bench
+	@echo 'import site; site.addsitedir("$(CURDIR)/.venv/lib/'"$$(ls .venv/lib | grep python)"'/site-packages")' \
+		> "$$(echo .venv-bench/lib/python*/site-packages)/ours.pth"
+	.venv-bench/bin/pip install --quiet --requirement benchmarks/peers.txt
+	@touch $@

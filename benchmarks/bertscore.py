@@ -2,23 +2,23 @@
 
 python benchmarks/bertscore.py [--references 500] [--systems 6] [--rounds 1]
 
-Peer: bert_score.score once a system, as its README says. Texts: dialogues of the embedded corpus; "systems" are replies of
-other dialogues, each a different permutation with an ending of its own, so that no two systems share a text. Both sides
-load the model anew in every round, the rounds alternate, and the scores must agree to 1e-5.
+Peers: bert_score.score once a system, as its README says, and its command line. Texts: dialogues of the embedded corpus;
+"systems" are replies of other dialogues, each a different permutation with an ending of its own, so that no two systems share
+a text. Each side is a process of its own that loads the model; they take turns; the scores must agree to 1e-5.
 """
 
 import argparse
 import json
 import random
-import resource
 import shutil
-import statistics
+import subprocess
+import sys
 import tempfile
-import time
 from pathlib import Path
 
+import measure
+
 from emplifai import models
-from emplifai.backends.pairs import PairScorer
 from emplifai.params import EMBEDDED, Bertscore
 
 LAYER = 11
@@ -32,6 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp())
     try:
+        measure.alone(peer_folder, work / "peer")
         compare(work, *texts(args.references, args.systems), args.rounds)
     finally:
         shutil.rmtree(work)
@@ -48,51 +49,69 @@ def texts(references: int, systems: int) -> tuple[list[str], list[list[str]]]:
 
 
 def compare(work: Path, references: list[str], systems: list[list[str]], rounds: int) -> None:
-    peer = peer_folder(work / "peer")
     pairs = [(text, ref) for system in systems for text, ref in zip(system, references, strict=True)]
     changed = [(f"{text}。", ref) for text, ref in zip(systems[0], references, strict=True)] + pairs[len(references) :]
-    times: dict[str, list[float]] = {"bert_score": [], "first run": [], "one system changed": []}
+    found: dict[str, list] = {"emplifai": [], "emplifai, one system changed": [], "bert_score": [], "bert-score command": []}
     for k in range(rounds):
-        first, seconds, tokens = ours(pairs, work / f"cache{k}")
-        times["first run"].append(seconds)
-        _, seconds, _ = ours(changed, work / f"cache{k}")
-        times["one system changed"].append(seconds)
-        print(f"round {k}: peak memory of emplifai {memory():.1f} GB" if k == 0 else f"round {k}", flush=True)
-        theirs, seconds = bert_score(systems, references, peer)
-        times["bert_score"].append(seconds)
-        difference = max(
-            abs(a - b) for pair, row in zip(pairs, theirs, strict=True) for a, b in zip(first[pair][:3], row, strict=True)
-        )
-        assert difference < 1e-5, difference
-    print(f"{len(references)} references x {len(systems)} systems, fp32, layer {LAYER}; largest difference {difference:.1e}")
-    base = statistics.median(times["bert_score"])
-    print(f"{'':<20} {'seconds':>9} {'spread':>13} {'ratio':>6}")
-    for name, seconds in times.items():
-        middle = statistics.median(seconds)
-        print(f"{name:<20} {middle:9.1f} {min(seconds):6.1f}-{max(seconds):<6.1f} {base / middle:6.1f}")
-    print(f"first run: {tokens} tokens, {tokens / statistics.median(times['first run']):.0f} tokens/s, loading included")
-    print(f"peak memory with bert_score: {memory():.1f} GB")
-    floor(tokens)
+        found["emplifai"].append(measure.alone(ours, pairs, work / f"cache{k}"))
+        found["emplifai, one system changed"].append(measure.alone(ours, changed, work / f"cache{k}"))
+        found["bert_score"].append(measure.alone(bert_score, systems, references, work / "peer"))
+        found["bert-score command"].append(measure.alone(command, systems, references, work / "peer"))
+        difference = equal(pairs, found["emplifai"][-1].value[0], found["bert_score"][-1].value)
+        print(f"  round {k + 1}: " + ", ".join(f"{name} {sides[-1].seconds:.1f} s" for name, sides in found.items()), flush=True)
+    title = f"{len(references)} references x {len(systems)} systems, fp32, layer {LAYER}; largest difference {difference:.1e}"
+    _, tokens, encoding = found["emplifai"][-1].value
+    measure.table(title, found, {"emplifai": tokens})
+    print("of emplifai's time the encoding alone; the rest is loading, tokenizing, matching:")
+    measure.floor(measure.alone(operations, tokens).value, encoding)
+
+
+def equal(pairs, scores, rows) -> float:
+    difference = max(
+        abs(a - b) for pair, row in zip(pairs, rows, strict=True) for a, b in zip(scores[pair][:3], row, strict=True)
+    )
+    assert difference < 1e-5, difference
+    return difference
 
 
 def ours(pairs, cache: Path):
-    start = time.perf_counter()
+    from emplifai.backends.encoder import Encoder
+    from emplifai.backends.pairs import PairScorer
+
+    spent, plain = [0.0], Encoder.encode
+
+    def timed(self, ids):
+        watch = measure.Watch()
+        found = plain(self, ids)
+        spent[0] += watch.read()[1 if measure.single() else 0]
+        return found
+
+    Encoder.encode = timed
     scorer = PairScorer(Bertscore(model=EMBEDDED, layer=LAYER), cache)
-    found = scorer.scores(pairs)
-    return found, time.perf_counter() - start, scorer.encoded_tokens
+    return scorer.scores(pairs), scorer.encoded_tokens, spent[0]
 
 
 def bert_score(systems: list[list[str]], references: list[str], folder: Path):
     import bert_score
 
-    start, rows = time.perf_counter(), []
+    rows = []
     for system in systems:
         parts = bert_score.score(system, references, model_type=str(folder), num_layers=LAYER)
         rows += [[float(x) for x in row] for row in zip(*parts, strict=True)]
-    return rows, time.perf_counter() - start
+    return rows
 
 
-def peer_folder(out: Path) -> Path:
+def command(systems: list[list[str]], references: list[str], folder: Path) -> None:
+    tool = Path(sys.executable).with_name("bert-score")
+    run = [str(tool)] if tool.exists() else [sys.executable, "-c", "from bert_score_cli.score import main; main()"]
+    (folder.parent / "references.txt").write_text("\n".join(references), "utf-8")
+    for system in systems:
+        (folder.parent / "candidates.txt").write_text("\n".join(system), "utf-8")
+        given = ["-r", str(folder.parent / "references.txt"), "-c", str(folder.parent / "candidates.txt")]
+        subprocess.run([*run, *given, "-m", str(folder), "-l", str(LAYER)], check=True, capture_output=True)
+
+
+def peer_folder(out: Path) -> None:
     """An fp32 copy whose <bos> has weight 0: bert-score scores in the stored dtype and knows [CLS] and [SEP] only."""
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -101,28 +120,13 @@ def peer_folder(out: Path) -> Path:
     tokenizer.add_special_tokens({"cls_token": "<bos>", "sep_token": "<eos>"})
     tokenizer.save_pretrained(out)
     AutoModel.from_pretrained(models.locate(EMBEDDED), dtype=torch.float32).save_pretrained(out)
-    return out
 
 
-def memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def floor(tokens: int) -> None:
-    """Arithmetic of the matrices over the rate of a large product, measured now."""
-    import torch
+def operations(tokens: int) -> float:
+    """Of the matrices of the layers; attention itself adds 1 % at these lengths."""
     from transformers import AutoConfig
 
-    c = AutoConfig.from_pretrained(models.locate(EMBEDDED))
-    width, heads, keys = c.hidden_size, c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    weights = LAYER * (2 * width * heads + 2 * width * keys + 3 * width * c.intermediate_size)
-    a, b = torch.randn(2048, width), torch.randn(width, 2048)
-    a @ b
-    start = time.perf_counter()
-    for _ in range(50):
-        a @ b
-    rate = 50 * 2 * 2048 * width * 2048 / (time.perf_counter() - start)
-    print(f"floor: {2 * weights * tokens / rate:.1f} s at {rate / 1e9:.0f} GFLOP/s measured")
+    return 2 * LAYER * measure.layer_weights(AutoConfig.from_pretrained(models.locate(EMBEDDED))) * tokens
 
 
 if __name__ == "__main__":

@@ -111,6 +111,35 @@ def test_fast_path_equals_transformers_and_torch(tiny_model, monkeypatch):
     torch.testing.assert_close(each, same, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_fused_lora_equals_peft(tiny_model, bias):
+    """Outputs and the gradients of every adapter and of the input, each layer replaced by the one operation."""
+    import torch
+
+    from emplifai import lora
+
+    found = []
+    for fused in (False, True):
+        model, tokenizer = load(tiny_model, Finetune(rank=4, alpha=12))
+        for layer in (m for n, m in model.named_modules() if bias and n.endswith("base_layer")):
+            layer.bias = torch.nn.Parameter(torch.linspace(-1, 1, layer.out_features), requires_grad=False)
+        assert not fused or lora.fuse(model) == 14  # seven layers in each of two blocks
+        ids, mask, weight = examples.pad(encoded(tokenizer)[:3], "cpu")
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        total, _ = loss.token_losses(model, ids, mask, weight, True)
+        total.backward()
+        found.append((logits.detach(), gradients(model)))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+    assert_same(found[0][1], found[1][1], 1e-5)
+
+
+def test_what_is_no_plain_lora_stays_with_peft(tiny_model):
+    from emplifai import lora
+
+    model, _ = load(tiny_model, Finetune(rank=4, dropout=0.1))
+    assert lora.fuse(model) == 0
+
+
 def test_labels_of_given_tokens_do_not_matter(tiny_model):
     """The last given token is read, its own loss is not taken: a loss with any target there is the same."""
     model, tokenizer = load(tiny_model, Finetune(rank=4))

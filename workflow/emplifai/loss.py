@@ -56,12 +56,13 @@ def chunked(hidden: Any, head: Any, targets: Any, weight: Any) -> tuple[Any, Any
             for k in range(0, len(targets), CHUNK):
                 part = slice(k, k + CHUNK)
                 logits = (hidden[part].to(head.dtype) @ head.T).float()
-                norm = torch.logsumexp(logits, -1)
-                losses[part] = norm - logits.gather(1, targets[part, None])[:, 0]
-                if ctx.needs_input_grad[0]:
-                    logits.sub_(norm[:, None]).exp_()
-                    logits[torch.arange(len(logits), device=logits.device), targets[part]] -= 1
-                    logits.mul_(weight[part, None])
+                wanted = logits.gather(1, targets[part, None])[:, 0]
+                most = logits.amax(-1)
+                total = logits.sub_(most[:, None]).exp_().sum(-1)
+                losses[part] = most + total.log() - wanted
+                if ctx.needs_input_grad[0]:  # softmax minus one at the target; in place, for memory is what this waits for
+                    logits.mul_((weight[part] / total)[:, None])
+                    logits[torch.arange(len(logits), device=logits.device), targets[part]] -= weight[part]
                     gradient[part] = (logits.to(head.dtype) @ head).to(gradient.dtype)
             ctx.save_for_backward(gradient)
             ctx.mark_non_differentiable(losses)

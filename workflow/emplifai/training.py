@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emplifai import examples as ex
-from emplifai import loss
+from emplifai import lora, loss
 from emplifai.backends import memory
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
@@ -38,6 +38,7 @@ class Trainer:
 
         self.model, self.settings, self.train, self.dev, self.checkpoints = model, settings, train, dev, checkpoints
         self.device = model.get_input_embeddings().weight.device
+        lora.fuse(model)
         self.plain_head = loss.is_plain_head(model)
         self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
