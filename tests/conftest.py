@@ -61,9 +61,17 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
 
 @pytest.fixture(scope="session")
 def serve(tiny_model, tmp_path_factory) -> Iterator[tuple[str, str]]:
-    """`transformers serve` with the tiny model and a chat template: its base_url and the model's name there."""
+    """`transformers serve` with the tiny model and a chat template: its base_url and the model's name there.
+
+    The model's embeddings of 1 to 5 are long, so most answers are such a digit, which one depends on the prompt.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     folder = tmp_path_factory.mktemp("served") / "tiny"
     shutil.copytree(tiny_model, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.get_input_embeddings().weight.data[AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(list("12345"))] *= 20
+    model.save_pretrained(folder)
     template = "{% for m in messages %}{{ m['role'] }}：{{ m['content'] }}\n{% endfor %}assistant："
     (folder / "chat_template.jinja").write_text(template)
     with socket.socket() as free:

@@ -2,6 +2,7 @@
 
     with FaultServer() as server:                       # well-behaved: a verdict computed from the prompt
     with FaultServer(faults=lambda n, body: "500" if n < 3 else None) as server:
+    with FaultServer(upstream="http://127.0.0.1:8000/v1") as server:   # in front of a real server, which answers
 
 `faults(n, body)` names the fault of the n-th request (from 0), or None. `server.bodies` are the requests that came.
 """
@@ -10,6 +11,8 @@ import hashlib
 import json
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -34,8 +37,10 @@ class FaultServer:
         answer: Callable[[dict], str] = verdict,
         latency: float = 0.0,
         logprobs: Callable[[dict], list[dict]] | None = None,
+        upstream: str | None = None,
     ):
         self.faults, self.answer, self.latency, self.logprobs = faults, answer, latency, logprobs
+        self.upstream = upstream
         self.bodies: list[dict] = []
         self.headers: list[dict] = []
         self.at: list[float] = []
@@ -131,6 +136,8 @@ class FaultServer:
             return _send(handler, 400, {"error": {"message": "unknown field", "type": "invalid_request_error"}})
         elif fault == "max_completion_tokens" and "max_tokens" in body:
             return _send(handler, 400, {"error": {"message": "use 'max_completion_tokens' instead"}})
+        if self.upstream and text is None:
+            return _send(handler, *_ask(f"{self.upstream}/chat/completions", body))
         _send(handler, 200, self._completion(body, self.answer(body) if text is None else text))
 
     def _completion(self, body: dict, text: str | None, refusal: str | None = None) -> dict:
@@ -167,6 +174,17 @@ class FaultServer:
             handler.wfile.write(b" ")
             handler.wfile.flush()
             time.sleep(0.1)
+
+
+def _ask(url: str, body: dict) -> tuple[int, str]:
+    """Status and body of the real server's answer."""
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def _send(handler, status: int, body: dict | str, headers: dict | None = None) -> None:

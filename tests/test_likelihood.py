@@ -345,7 +345,7 @@ def test_metrics_beside_the_scores(tmp_path, tiny_model, monkeypatch):
 def test_surface_baselines_know_nothing_of_the_dialogue():
     train, test = dialogues("train"), dialogues("test")
     shown = contrast.questions(contrast.leading(test), test, ["truncated", "shuffled"])
-    found = baselines.aucs(shown, train)
+    found = baselines.aucs(shown, baselines.Surface(train))
     assert found["contrast.truncated.length.auc"] == 1  # the shorter half of each
     assert found["contrast.generic.surface.auc"] > 0.8
     assert {k.split(".")[1] for k in found} == {*contrast.WRITTEN, "truncated", "shuffled"} and len(found) == 15

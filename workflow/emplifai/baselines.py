@@ -1,21 +1,76 @@
 """What needs no judge: how far length and character n-grams of a reply alone tell the contrast set's faults."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
-from emplifai.judge_audit import Surface
-from emplifai.records import Dialogue, Question
+from emplifai import contrast, probes
+from emplifai.records import Dialogue, Question, sha256
+from emplifai.statistics.auc import auc_interval
 
 
-def aucs(contrasts: Sequence[Question], train: Sequence[Dialogue]) -> dict[str, float | None]:
-    """contrast.KIND.length.auc, .surface.auc and .surface_unseen.auc: the rows to read beside a judge's AUC.
-
-    surface: TF-IDF of the reply, learnt on the train situations' own contrasts; surface_unseen: on all kinds but this one.
-    A judge that is no better on a kind has not shown that it read the dialogue.
-    """
+def aucs(contrasts: Sequence[Question], surface: "Surface") -> dict[str, float | None]:
+    """contrast.KIND.length.auc, .surface.auc and .surface_unseen.auc: the rows to read beside a judge's AUC."""
     references = {q.dialogue.dialogue_id: q.text for q in contrasts if q.model == "reference"}
-    surface, numbers = Surface(train), {}
+    numbers = {}
     for kind in sorted({q.model for q in contrasts} - {"reference"}):
         pairs = [(references[q.dialogue.dialogue_id], q.text) for q in contrasts if q.model == kind]
-        for name, value in surface.aucs(f"contrast:{kind}", pairs).items():
+        for name, value in surface.aucs(kind, pairs).items():
             numbers[f"contrast.{kind}.{name.removesuffix('_auc')}.auc"] = value
     return numbers
+
+
+class Surface:
+    """What length and character n-grams of the reply alone tell: a judge that is no better has not read the dialogue.
+
+    surface: TF-IDF of the reply, learnt on the train situations' own contrasts; surface_unseen: on all kinds but this one.
+    """
+
+    def __init__(self, train: Sequence[Dialogue]):
+        found: dict[str, list[str]] = defaultdict(list)
+        for question in contrast.questions(contrast.leading(train), train, probes.KINDS):
+            found[question.model].append(question.text)
+        self._texts = {kind: sorted(texts, key=sha256) for kind, texts in sorted(found.items())}
+        self._learnt: dict[tuple[str, ...], Any] = {}
+
+    def aucs(self, kind: str, pairs: Sequence[tuple[str, str]]) -> dict[str, float | None]:
+        """pairs: (reference, worse text) of the test dialogues; kind: of the worse texts."""
+        worse = [k for k in self._texts if k != "reference"]
+        return {
+            "length_auc": _auc([(len(good), len(bad)) for good, bad in pairs]),
+            "surface_auc": self._told([k for k in worse if k == kind], pairs),
+            "surface_unseen_auc": self._told([k for k in worse if k != kind], pairs),
+        }
+
+    def _told(self, kinds: list[str], pairs: Sequence[tuple[str, str]]) -> float | None:
+        if not kinds or not pairs or "reference" not in self._texts:
+            return None
+        model = self._model(tuple(kinds))
+        scores = model.decision_function(self._vectors.transform([text for pair in pairs for text in pair])).reshape(-1, 2)
+        return _auc([(a, b) for a, b in scores])
+
+    def _model(self, kinds: tuple[str, ...]) -> Any:
+        """Tells references from worse texts of these kinds; fitted once."""
+        from scipy.sparse import vstack
+        from sklearn.linear_model import LogisticRegression
+
+        if not self._learnt:
+            self._vectorise()
+        if kinds not in self._learnt:
+            rows = [self._rows["reference"], *(self._rows[kind] for kind in kinds)]
+            labels = [1] * rows[0].shape[0] + [0] * sum(part.shape[0] for part in rows[1:])
+            model = LogisticRegression(C=30, max_iter=1000, class_weight="balanced", random_state=0)
+            self._learnt[kinds] = model.fit(vstack(rows), labels)
+        return self._learnt[kinds]
+
+    def _vectorise(self) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
+        self._vectors.fit([text for texts in self._texts.values() for text in texts])
+        self._rows = {kind: self._vectors.transform(texts) for kind, texts in self._texts.items()}
+
+
+def _auc(pairs: Sequence[tuple[float, float]]) -> float | None:
+    ones = [""] * len(pairs)
+    return auc_interval([a for a, _ in pairs], [b for _, b in pairs], ones, ones, resamples=1).estimate

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from emplifai import contrast, judge_audit, pairwise, provenance, rated, records
+from emplifai import baselines, contrast, judge_audit, pairwise, provenance, rated, records
 from emplifai.errors import UserError
 from emplifai.params import JudgeModel, Params
 from emplifai.paths import Paths
@@ -32,10 +32,14 @@ class Asked(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What it answered. of: the judgements of a question, in order of criterion and sample; reworded: of the second rubric."""
+    """What it answered. of: the judgements of a question, in order of criterion and sample.
+
+    reworded: those after the second rubric; again: of a proxy, what two refitted ones say of the probes.
+    """
 
     of: Callable[[Question], list[Judgement]]
     reworded: list[Judgement]
+    again: list[Judgement]
     comparisons: list[Comparison]
 
 
@@ -57,14 +61,15 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
         found = _judge(asked, name, params, paths, extra)
         told = {model: [j for q in rows for j in found.of(q)] for model, rows in asked.replies.items()}
         shown = [j for q in asked.contrasts for j in found.of(q)]
-        probed = judge_audit.audit(asked.probes, found.of, found.reworded, params, paths)
+        surface = baselines.Surface(list(records.read_jsonl(paths.part("train"), Dialogue)))
+        probed = judge_audit.audit(asked.probes, found, surface, params)
         every = [*shown, *(j for rows in told.values() for j in rows), *probed.judgements]
         _refuse_too_many_failures(every, "judgements", name, params)
         _refuse_too_many_failures(found.comparisons, "comparisons", name, params)
         numbers = rated.metrics(told, shown, every, found.comparisons, asked.test, params)
         numbers |= pairwise.metrics(found.comparisons, asked.test, params)
         numbers |= {f"audit.{key}": value for key, value in probed.numbers.items()}
-        numbers |= _beside(told, shown, asked.contrasts, name, params, paths)
+        numbers |= _beside(told, shown, asked.contrasts, surface, name, params, paths)
         judge_audit.keep_limits(probed.numbers, name, params)
         _remove_others(params, paths, name)
         for model, rows in told.items():
@@ -76,11 +81,11 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
         extra["judgements"] = len(every)
 
 
-def _beside(told, shown, contrasts: Sequence[Question], name: str, params: Params, paths: Paths) -> dict[str, float | int | None]:
+def _beside(
+    told, shown, contrasts: Sequence[Question], surface: baselines.Surface, name: str, params: Params, paths: Paths
+) -> dict[str, float | int | None]:
     """What to read a judge's AUCs beside: what the surface tells; for the proxy, faults that it was never shown."""
-    from emplifai import baselines
-
-    numbers = baselines.aucs(contrasts, list(records.read_jsonl(paths.part("train"), Dialogue)))
+    numbers = baselines.aucs(contrasts, surface)
     if params.judges[name].backend == "likelihood":
         from emplifai.backends import unseen
 
@@ -107,7 +112,8 @@ def audit(params: Params, paths: Paths, name: str) -> None:
     test = list(records.read_jsonl(paths.part("test"), Dialogue))
     asked = Asked(test, {}, [], judge_audit.probes(test, params, None), [])
     found = _judge(asked, name, params, paths, {})
-    done = judge_audit.audit(asked.probes, found.of, found.reworded, params, paths)
+    surface = baselines.Surface(list(records.read_jsonl(paths.part("train"), Dialogue)))
+    done = judge_audit.audit(asked.probes, found, surface, params)
     judge_audit.write(done, paths.audit(name) / "audit.csv")
     records.write_json(paths.audit(name) / "metrics.json", done.numbers)
     print(f"{paths.audit(name) / 'audit.csv'}: {judge_audit.sentence(done.numbers)}")
@@ -164,7 +170,16 @@ def _judge(asked: Asked, name: str, params: Params, paths: Paths, extra: dict[st
         start = places[_place(question)]
         return [replace(j, model=question.model) for j in judgements[start : start + each]]
 
-    return Found(of, judgements[len(questions) * each :], comparisons)
+    return Found(of, judgements[len(questions) * each :], _again(asked, name, params, paths), comparisons)
+
+
+def _again(asked: Asked, name: str, params: Params, paths: Paths) -> list[Judgement]:
+    if params.judges[name].backend == "openai":
+        return []
+    from emplifai.backends.likelihood import again
+
+    probed = [p.question for p in asked.probes if p.question.text.strip()]
+    return list(again(probed, name, params.judges[name], params, paths)) if probed else []
 
 
 def _reworded(asked: Asked, name: str, params: Params) -> list[Question]:

@@ -8,7 +8,7 @@ not_higher (never raised), same (no sure difference), any.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from emplifai import contrast, labels, records
 from emplifai import probes as made
+from emplifai.baselines import Surface
 from emplifai.errors import UserError
 from emplifai.params import Params
-from emplifai.paths import Paths
 from emplifai.probes import Probe
-from emplifai.records import Dialogue, Judgement, Question, sha256
+from emplifai.records import Dialogue, Judgement
 from emplifai.statistics.auc import auc_interval
 from emplifai.statistics.bootstrap import mean_interval
 from emplifai.statistics.icc import icc
@@ -49,21 +49,14 @@ def probes(test: Sequence[Dialogue], params: Params, situations: int | None) -> 
     return [p for p in made.probes(test, labels.load(params.data.labels)) if p.question.dialogue.situation_id in kept]
 
 
-def audit(
-    rows: Sequence[Probe],
-    of: Callable[[Question], list[Judgement]],
-    reworded: Sequence[Judgement],
-    params: Params,
-    paths: Paths,
-) -> Audit:
-    """of: a probe's judgements; reworded: those of references and contrasts after the second rubric."""
+def audit(rows: Sequence[Probe], found: Any, surface: Surface, params: Params) -> Audit:
+    """found: judge.Found, what the judge says of the probes, again after another wording, or refitted."""
     if not rows:
         return Audit([], {}, [])
-    judgements = [j for row in rows for j in of(row.question)]
-    noise = retest_noise(_scores(judgements))
-    wording = wordings(judgements, reworded)
+    judgements = [j for row in rows for j in found.of(row.question)]
+    noise = retest_noise(_scores(found.again or judgements))
+    wording = wordings(judgements, found.reworded)
     tolerance = {c: max(noise.get(c, 0.0), wording.get(f"{c}.wording_noise", 0.0)) for c in {j.criterion for j in judgements}}
-    surface = Surface(list(records.read_jsonl(paths.part("train"), Dialogue)))
     table = list(compare(rows, judgements, surface, tolerance, params))
     numbers = summary(table, judgements) | {f"{c}.retest_noise": value for c, value in noise.items()} | wording
     return Audit(table, numbers, judgements)
@@ -104,7 +97,7 @@ def wordings(judgements: Iterable[Judgement], reworded: Iterable[Judgement]) -> 
 
 
 def compare(
-    rows: Sequence[Probe], judgements: Iterable[Judgement], surface: "Surface", tolerance: dict[str, float], params: Params
+    rows: Sequence[Probe], judgements: Iterable[Judgement], surface: Surface, tolerance: dict[str, float], params: Params
 ) -> Iterable[dict]:
     """A row of the table for each probe and criterion. Probes whose base or own judgement failed are left out.
 
@@ -138,7 +131,7 @@ def _compared(name, criterion, group: list[Probe], scores: Scores, texts, noise:
         "auc": auc.estimate, "auc_low": auc.low, "auc_high": auc.high,
         "difference": change.estimate, "difference_low": change.low, "difference_high": change.high,
         "raised": float(np.mean(probe > base + noise)) if found else None,
-        **(surface.aucs(name, pairs) if name.startswith("contrast:") else {}),
+        **(surface.aucs(name.removeprefix("contrast:"), pairs) if name.startswith("contrast:") else {}),
     }  # fmt: skip
     return row | {"passed": _passed(row)}
 
@@ -202,43 +195,3 @@ def keep_limits(numbers: dict[str, Any], name: str, params: Params) -> None:
             faults.append(f"judge {name}: {key} is {value}, above judge.audit.max_wording_noise = {most:g}")
     if faults:
         raise UserError(*faults, f"judge {name}: `emplifai judge audit --judge {name}` writes a table of where it fails")
-
-
-class Surface:
-    """What length and character n-grams of the reply alone tell: a judge that is no better has not read the dialogue."""
-
-    def __init__(self, train: Sequence[Dialogue]):
-        leaders = contrast.leading(train)
-        self._texts: dict[str, list[str]] = defaultdict(list)
-        for question in contrast.questions(leaders, train, made.KINDS):
-            self._texts[question.model].append(question.text)
-
-    def aucs(self, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str, float | None]:
-        """pairs: (reference, worse text) of the test dialogues; name: contrast:KIND."""
-        kind = name.removeprefix("contrast:")
-        worse = [k for k in self._texts if k != "reference"]
-        return {
-            "length_auc": _auc([(len(good), len(bad)) for good, bad in pairs]),
-            "surface_auc": self._learnt([k for k in worse if k == kind], pairs),
-            "surface_unseen_auc": self._learnt([k for k in worse if k != kind], pairs),
-        }
-
-    def _learnt(self, kinds: Sequence[str], pairs: Sequence[tuple[str, str]]) -> float | None:
-        good, bad = self._texts.get("reference", []), [text for kind in kinds for text in self._texts[kind]]
-        if not good or not bad or not pairs:
-            return None
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
-        vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True)
-        model = make_pipeline(vectors, LogisticRegression(C=30, max_iter=1000, class_weight="balanced", random_state=0))
-        order = sorted([(text, 1) for text in good] + [(text, 0) for text in bad], key=lambda row: sha256(f"{row[1]}{row[0]}"))
-        model.fit([text for text, _ in order], [label for _, label in order])
-        scores = model.decision_function([text for pair in pairs for text in pair]).reshape(-1, 2)
-        return _auc([(a, b) for a, b in scores])
-
-
-def _auc(pairs: Sequence[tuple[float, float]]) -> float | None:
-    ones = [""] * len(pairs)
-    return auc_interval([a for a, _ in pairs], [b for _, b in pairs], ones, ones).estimate

@@ -63,6 +63,24 @@ def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: 
             yield scorer.judge(question, name, criterion)
 
 
+def again(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths) -> Iterator[Judgement]:
+    """Two scores of each question and criterion, samples 0 and 1, by proxies fitted and anchored on half of the situations each.
+
+    How far they are apart is the proxy's test-retest noise: it answers the same question always alike, but another draw of
+    situations makes another proxy. Reads nothing that `answer` has not read.
+    """
+    criteria = judge.criteria or params.judge.criteria
+    texts, fit, anchors, limit = read(questions, name, judge, params, paths)
+    names = sorted({q.dialogue.situation_id for q in (*fit, *anchors)}, key=sha256)
+    for half in (0, 1):
+        kept = set(names[half::2])
+        parts = ([q for q in rows if q.dialogue.situation_id in kept] for rows in (fit, anchors))
+        scorer = Scorer(Material(texts, *parts, limit), params.judge.scale, criteria)
+        for question in questions:
+            for criterion in criteria:
+                yield replace(scorer.judge(question, name, criterion), sample=half)
+
+
 def fill(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths, shard: Shard) -> None:
     """Read a shard's share of all texts into the cache."""
     read(questions, name, judge, params, paths, shard)
