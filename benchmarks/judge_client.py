@@ -1,18 +1,20 @@
-"""Asking a judge on a server: emplifai against a loop over the `openai` package, and what a fully cached run takes.
+"""Asking a judge on a server: emplifai against deepeval's G-Eval and a loop over the `openai` package; a fully cached run.
 
-python benchmarks/judge_client.py [--questions 2000] [--in-flight 64] [--latency 0.5] [--rounds 3] [--cached 10000]
+python benchmarks/judge_client.py [--questions 10000] [--in-flight 64] [--latency 0.5] [--rounds 3] [--cached 10000]
 
 The server is a process of its own that answers each request after the same latency, so no client can be faster than
-questions / in-flight x latency. Clients alternate; the median round counts. The peer is `openai.AsyncOpenAI` with a
-semaphore, as its README shows concurrency. The stage is run by its command, memory being the most it ever held.
+questions / in-flight x latency. Clients alternate; the median round counts. The peers are `openai.AsyncOpenAI` with a
+semaphore, as its README shows concurrency, and deepeval's G-Eval with its steps given, one request a text, with the same
+semaphore, in the environment that `make bench` makes (without it this side is left out). The stage is run by its command,
+memory being the most it ever held.
 """
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -26,7 +28,7 @@ from emplifai.backends import openai as ours
 from emplifai.records import Dialogue, Reply, Turn, sha256
 
 ROOT = Path(__file__).parent.parent
-VERDICT = json.dumps({"rationale": "理由です。", "score": 4}, ensure_ascii=False)
+VERDICT = json.dumps({"rationale": "理由です。", "score": 4, "reason": "理由です。"}, ensure_ascii=False)  # reason: G-Eval's word
 ANSWER = {
     "id": "1",
     "object": "chat.completion",
@@ -39,7 +41,7 @@ ANSWER = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--questions", type=int, default=2000)
+    parser.add_argument("--questions", type=int, default=10_000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--latency", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -48,7 +50,8 @@ def main() -> None:
     with Server(args.latency) as url:
         clients(url, args)
     with Server(0.0) as url:
-        stage(url, args.cached)
+        for questions in (args.cached // 4, args.cached):
+            stage(url, questions)
 
 
 class Server:
@@ -97,27 +100,40 @@ def clients(url: str, args: argparse.Namespace) -> None:
     asked = [{"messages": [{"role": "user", "content": f"質問{k}" * 100}], "max_tokens": 64} for k in range(args.questions)]
     limit = args.questions / args.in_flight * args.latency
     sides = {"emplifai": by_emplifai, "openai.AsyncOpenAI and a semaphore": by_openai}
-    taken: dict[str, list[float]] = {name: [] for name in sides}
+    if importlib.util.find_spec("deepeval"):
+        sides["deepeval's G-Eval and a semaphore"] = by_geval
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(args.rounds):
-        answers = {}
         for name, side in sides.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            answers[name] = side(url, asked, args.in_flight)
-            taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-        first, *others = answers.values()
-        assert all(other == first for other in others), "the sides got different answers"
+            taken[name].append(side(url, asked, args.in_flight))
     print(f"{args.questions} questions, {args.in_flight} in flight, {args.latency} s latency: limit {limit:.2f} s")
     for name, rounds in taken.items():
         wall, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
-        print(f"| {name} | {wall:.2f} s | {wall / limit:.3f} of the limit | {cpu:.2f} s CPU |")
+        print(f"| {name} | {wall:.2f} s | {wall / limit:.3f} of the limit | {cpu:.2f} s CPU |", flush=True)
 
 
-def by_emplifai(url: str, asked: list[dict], in_flight: int) -> list[str]:
-    limits = ours.Limits(max_in_flight=in_flight, timeout=60)
-    return [a.text for a in ours.complete(asked, ours.Endpoint("judges.bench", url, "m"), limits)]
+def timed(ask, asked: list[dict]) -> tuple[float, float]:
+    """Seconds of wall clock and processor; the answers must be what the server says."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    answers = ask()
+    assert answers == [VERDICT] * len(asked), "other answers than the server's"
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def by_openai(url: str, asked: list[dict], in_flight: int) -> list[str]:
+def by_emplifai(url: str, asked: list[dict], in_flight: int) -> tuple[float, float]:
+    limits, endpoint = ours.Limits(max_in_flight=in_flight, timeout=60), ours.Endpoint("judges.bench", url, "m")
+    return timed(lambda: [a.text for a in ours.complete(asked, endpoint, limits)], asked)
+
+
+def by_geval(url: str, asked: list[dict], in_flight: int) -> tuple[float, float]:
+    command = [sys.executable, ROOT / "benchmarks/peers/geval.py", url, str(len(asked)), str(in_flight)]
+    with tempfile.TemporaryDirectory() as work:  # it leaves files where it runs
+        said = subprocess.run(command, cwd=work, check=True, capture_output=True, text=True).stdout
+    taken = json.loads(said.splitlines()[-1])
+    return taken["wall"], taken["processor"]
+
+
+def by_openai(url: str, asked: list[dict], in_flight: int) -> tuple[float, float]:
     from openai import AsyncOpenAI
 
     async def all_of_them() -> list[str]:
@@ -131,7 +147,7 @@ def by_openai(url: str, asked: list[dict], in_flight: int) -> list[str]:
 
             return await asyncio.gather(*map(one, asked))
 
-    return asyncio.run(all_of_them())
+    return timed(lambda: asyncio.run(all_of_them()), asked)
 
 
 def stage(url: str, questions: int) -> None:
@@ -142,12 +158,11 @@ def stage(url: str, questions: int) -> None:
         for name in ("first run", "fully cached run"):
             started = time.perf_counter()
             command = [Path(sys.executable).parent / "emplifai", "judge", "--judge", "llm"]
-            subprocess.run(command, cwd=work, check=True, stderr=subprocess.DEVNULL)
-            most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-            print(
-                f"| stage, {name} | {count} questions | {time.perf_counter() - started:.2f} s | at most {most:.0f} MiB |",
-                flush=True,
-            )
+            process = subprocess.Popen(command, cwd=work, stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            taken, most = time.perf_counter() - started, used.ru_maxrss / 1024
+            assert status == 0, "the stage failed"
+            print(f"| stage, {name} | {count} questions | {taken:.2f} s | at most {most:.0f} MiB |", flush=True)
     finally:
         shutil.rmtree(work)
 
@@ -167,7 +182,7 @@ def project(work: Path, url: str, questions: int) -> int:
     records.write_jsonl(work / "results/generate/m/reply.jsonl", replies)
     params = {
         "data": {"labels": str(ROOT / "data/labels.yaml")},
-        "judge": {"max_in_flight": 64},
+        "judge": {"max_in_flight": 64, "audit": {"situations": 0}},
         "models": {"m": {"backend": "parrot"}},
         "judges": {"llm": {"backend": "openai", "model": "m", "base_url": url}},
     }

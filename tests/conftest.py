@@ -84,8 +84,8 @@ def serve(tiny_model, tmp_path_factory) -> Iterator[tuple[str, str]]:
             wait_for(f"http://127.0.0.1:{port}/health", server, folder.parent / "log")
             yield f"http://127.0.0.1:{port}/v1", str(folder)
         finally:
-            server.terminate()
-            server.wait(20)
+            server.kill()  # asked politely it would first finish what tests no longer wait for
+            server.wait()
 
 
 def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:

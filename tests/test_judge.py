@@ -117,6 +117,8 @@ def test_scores_are_what_the_judge_said(study, run):
     assert len(server.bodies) == 3 * (12 * 3 + 6 * 5)
     assert numbers["input_tokens"] == sum(len(prompt_of(b)) for b in server.bodies)
     assert server.most_at_once <= 4
+    told = json.loads((study / "results/judge/llm/run.json").read_text())  # times are not reproducible: not in metrics.json
+    assert told["answers"] == told["tries"] == 198 and 0 < told["latency_s"]["p50"] <= told["latency_s"]["p99"] <= 30
 
 
 def test_contrast_set_is_judged_and_its_order_measured(study, call):
@@ -506,8 +508,8 @@ STORM = ("429 now", "500", "drop", "cut off", "cut body", "no json", "body schem
 
 def storm(number: int, body: dict) -> str | None:
     """Every second request meets a fault; two of them one that only a timeout ends."""
-    if number in (20, 60):
-        return "slow" if number == 20 else "drip"
+    if number in (10, 20):
+        return "slow" if number == 10 else "drip"
     draw = int(sha256(f"{number} {prompt_of(body)}")[:8], 16)
     return STORM[draw // 2 % len(STORM)] if draw % 2 else None
 
@@ -531,17 +533,18 @@ def test_through_a_storm_of_faults_and_ten_kills_the_table_is_that_of_a_quiet_da
     lost, none invented. Killed with -9 ten times at random moments, the final table is the undisturbed one's, byte by byte."""
     url, model = serve
     change_params(study, judge={"max_tokens": 1, "max_in_flight": 64, "attempts": 3, "timeout": 60, "max_failed_share": 1.0})
+    change_params(study, judge__criteria=["empathy", "emotion_empathy"])
     change_params(study, judge__audit={"situations": 0}, judge__pairwise={"criteria": ["empathy"], "dialogues": 2})
     cache = study / ".cache/judge"
     with FaultServer(upstream=url) as server:
         judge_at(study, server.url, model=model)
         call("judge", "--judge", "llm")
         quiet, known = tables(study), items(study)
-        assert len(known) == 3 * (12 * 4 + 6 * 6) and sum(status == "ok" for status, *_ in known.values()) > 100
+        assert len(known) == 2 * (12 * 4 + 6 * 6) and sum(status == "ok" for status, *_ in known.values()) > 100
         shutil.rmtree(cache)
     with FaultServer(upstream=url, faults=storm) as server:
         judge_at(study, server.url, model=model)
-        change_params(study, judge__timeout=8)
+        change_params(study, judge__timeout=20)  # the server answers one after the other: 64 are a long queue
         call("judge", "--judge", "llm")
         assert server.most_at_once > 32
     stormy = items(study)

@@ -45,30 +45,36 @@ class Surface:
     def _told(self, kinds: list[str], pairs: Sequence[tuple[str, str]]) -> float | None:
         if not kinds or not pairs or "reference" not in self._texts:
             return None
-        model = self._model(tuple(kinds))
-        scores = model.decision_function(self._vectors.transform([text for pair in pairs for text in pair])).reshape(-1, 2)
+        known, model = self._model(tuple(kinds))
+        counts = self._counter.transform([text for pair in pairs for text in pair])
+        scores = model.decision_function(counts[:, known]).reshape(-1, 2)
         return _auc([(a, b) for a, b in scores])
 
-    def _model(self, kinds: tuple[str, ...]) -> Any:
-        """Tells references from worse texts of these kinds; fitted once."""
+    def _model(self, kinds: tuple[str, ...]) -> tuple[Any, Any]:
+        """Which n-grams references and texts of these kinds hold, and what tells the two apart by them; fitted once."""
         from scipy.sparse import vstack
+        from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
 
         if not self._learnt:
-            self._vectorise()
+            self._count()
         if kinds not in self._learnt:
-            rows = [self._rows["reference"], *(self._rows[kind] for kind in kinds)]
-            labels = [1] * rows[0].shape[0] + [0] * sum(part.shape[0] for part in rows[1:])
-            model = LogisticRegression(C=30, max_iter=1000, class_weight="balanced", random_state=0)
-            self._learnt[kinds] = model.fit(vstack(rows), labels)
+            parts = [self._counts["reference"], *(self._counts[kind] for kind in kinds)]
+            rows = vstack(parts).tocsc()
+            known = rows.getnnz(0).nonzero()[0]
+            labels = [1] * parts[0].shape[0] + [0] * (rows.shape[0] - parts[0].shape[0])
+            tell = LogisticRegression(C=30, max_iter=1000, class_weight="balanced", random_state=0)
+            self._learnt[kinds] = known, make_pipeline(TfidfTransformer(sublinear_tf=True), tell).fit(rows[:, known], labels)
         return self._learnt[kinds]
 
-    def _vectorise(self) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
+    def _count(self) -> None:
+        """Counting n-grams takes longest, so it is done once, for all kinds."""
+        from sklearn.feature_extraction.text import CountVectorizer
 
-        self._vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
-        self._vectors.fit([text for texts in self._texts.values() for text in texts])
-        self._rows = {kind: self._vectors.transform(texts) for kind, texts in self._texts.items()}
+        self._counter = CountVectorizer(analyzer="char", ngram_range=(1, 4))
+        self._counter.fit([text for texts in self._texts.values() for text in texts])
+        self._counts = {kind: self._counter.transform(texts) for kind, texts in self._texts.items()}
 
 
 def _auc(pairs: Sequence[tuple[float, float]]) -> float | None:

@@ -68,6 +68,7 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
         _refuse_too_many_failures(found.comparisons, "comparisons", name, params)
         numbers = rated.metrics(told, shown, every, found.comparisons, asked.test, params)
         numbers |= pairwise.metrics(found.comparisons, asked.test, params)
+        probed.numbers.update(judge_audit.least_contrasts(numbers) if probed.numbers else {})
         numbers |= {f"audit.{key}": value for key, value in probed.numbers.items()}
         numbers |= _beside(told, shown, asked.contrasts, surface, name, params, paths)
         judge_audit.keep_limits(probed.numbers, name, params)
@@ -174,18 +175,24 @@ def _judge(asked: Asked, name: str, params: Params, paths: Paths, extra: dict[st
 
 
 def _again(asked: Asked, name: str, params: Params, paths: Paths) -> list[Judgement]:
-    if params.judges[name].backend == "openai":
+    """What refitted proxies say of the references and contrasts among the probes."""
+    if params.judges[name].backend == "openai" or not asked.probes:
         return []
     from emplifai.backends.likelihood import again
 
-    probed = [p.question for p in asked.probes if p.question.text.strip()]
-    return list(again(probed, name, params.judges[name], params, paths)) if probed else []
+    return list(again(_ordinary(asked), name, params.judges[name], params, paths))
 
 
 def _reworded(asked: Asked, name: str, params: Params) -> list[Question]:
-    """What an LLM is asked under a second wording too: the references and contrasts among the probes."""
+    """What an LLM is asked under a second wording too."""
     wanted = params.judges[name].backend == "openai" and params.judge.audit.second_rubric
-    return [p.question for p in asked.probes if wanted and p.name.startswith(("reference", "contrast:"))]
+    return _ordinary(asked) if wanted else []
+
+
+def _ordinary(asked: Asked) -> list[Question]:
+    """The references and contrasts among the probes: texts on which a judge's own noise is measured."""
+    probes = (p for p in asked.probes if p.name.startswith(("reference", "contrast:")))
+    return [p.question for p in probes if p.question.text.strip()]
 
 
 def _backend(backend: str):

@@ -175,6 +175,21 @@ def summary(table: Sequence[dict], judgements: Sequence[Judgement]) -> dict[str,
     return numbers
 
 
+def least_contrasts(numbers: dict[str, Any]) -> dict[str, float]:
+    """By criterion, the AUC of the contrast that is told least well, of those that should be lower.
+
+    numbers: the stage's metrics, whose contrasts are of all situations, not of the audit's few.
+    """
+    kinds = {key.split(".")[1] for key in numbers if key.startswith("contrast.")}
+    found = {}
+    for criterion in records.CRITERIA:
+        wanted = [kind for kind in kinds if made.WANTED.get(kind, made.FEELING).get(criterion) == "lower"]
+        aucs = [numbers.get(f"contrast.{kind}.{criterion}.auc") for kind in wanted]
+        if known := [auc for auc in aucs if auc is not None]:
+            found[f"{criterion}.least_contrast_auc"] = min(known)
+    return found
+
+
 def sentence(numbers: dict[str, Any]) -> str:
     share, leaks = numbers["passed_share"], [v for k, v in numbers.items() if k.endswith(".leak_rate") and v is not None]
     if share is None:

@@ -136,7 +136,7 @@ class Bertscore(Section):
 
 class Audit(Section):
     situations: Count = Field(
-        8, description="test situations whose probes (attacks, wrong emotion, padding) the stage asks too; the command asks all"
+        4, description="test situations whose probes (attacks, wrong emotion, padding) the stage asks too; the command asks all"
     )
     second_rubric: Name | None = Field(
         "en-v1",
