@@ -38,9 +38,11 @@ class FaultServer:
         latency: float = 0.0,
         logprobs: Callable[[dict], list[dict]] | None = None,
         upstream: str | None = None,
+        answers: dict[str, tuple[int, str]] | None = None,
     ):
+        """upstream: base_url of a real server; answers: what it said, by question, is kept there and not asked again."""
         self.faults, self.answer, self.latency, self.logprobs = faults, answer, latency, logprobs
-        self.upstream = upstream
+        self.upstream, self.answers = upstream, answers
         self.bodies: list[dict] = []
         self.headers: list[dict] = []
         self.at: list[float] = []
@@ -137,7 +139,7 @@ class FaultServer:
         elif fault == "max_completion_tokens" and "max_tokens" in body:
             return _send(handler, 400, {"error": {"message": "use 'max_completion_tokens' instead"}})
         if self.upstream and text is None:
-            return _send(handler, *_ask(f"{self.upstream}/chat/completions", body))
+            return _send(handler, *self._from_upstream(body))
         _send(handler, 200, self._completion(body, self.answer(body) if text is None else text))
 
     def _completion(self, body: dict, text: str | None, refusal: str | None = None) -> dict:
@@ -152,6 +154,12 @@ class FaultServer:
             "choices": [choice],
             "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(text or "")},
         }
+
+    def _from_upstream(self, body: dict) -> tuple[int, str]:
+        key, known = json.dumps(body), {} if self.answers is None else self.answers
+        if key not in known:
+            known[key] = _ask(f"{self.upstream}/chat/completions", body)
+        return known[key]
 
     def _drop(self, handler) -> None:
         handler.close_connection = True
