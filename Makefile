@@ -6,12 +6,12 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick cluster ui rate bench lint lock clean
+.PHONY: demo test quick ui rate bench lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.demo
 	@emplifai prefetch
-	@snakemake --cores $(CORES) --rerun-incomplete --quiet host rules -- all
+	@snakemake --cores $(CORES) --quiet host rules -- all
 	@emplifai finish
 
 test: $(BIN)/.dev
@@ -21,10 +21,6 @@ test: $(BIN)/.dev
 # the tests that take seconds
 quick: $(BIN)/.dev
 	pytest -m "not slow and not real" -q
-
-# every fault on a real SLURM of two nodes on this machine (wants root, slurm-wlm and munge)
-cluster: $(BIN)/.dev
-	pytest -m cluster
 
 ui: $(BIN)/.demo
 	@emplifai ui

@@ -8,7 +8,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from emplifai import STAGES, prefetch, shards, slurm
+from emplifai import STAGES, admission, prefetch, resume, shards, slurm
 from emplifai import params as schema
 from emplifai.errors import UserError
 from emplifai.paths import Paths, data_files, rating_files
@@ -26,6 +26,7 @@ os.environ.update(
     PYTHONPATH=f"{Path('workflow').absolute()}",
     HF_HUB_OFFLINE="1",
 )
+resume.mend()
 slurm.mend()
 
 try:
@@ -45,7 +46,7 @@ one_of, marks = shards.one_of, partial(shards.marks, P, PATHS)
 
 wildcard_constraints:
     shard=r"\d+",
-    count=r"\d+",
+    shards=r"\d+",
     model=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     judge=r"[A-Za-z0-9][A-Za-z0-9._-]*",
 
@@ -85,9 +86,9 @@ include: "workflow/rules/track.smk"
 onstart:
     if not workflow.touch:
         try:
+            jobs = list(workflow.dag.needrun_jobs())
+            prefetch.check(P, [(job.rule.name, "".join(job.wildcards)) for job in jobs])
             if workflow.non_local_exec:
-                slurm.check()
-            needed = [(job.rule.name, "".join(job.wildcards)) for job in workflow.dag.needrun_jobs()]
-            prefetch.check(P, needed)
+                admission.check((job.rule.name, job.resources) for job in jobs if not workflow.is_local(job.rule))
         except UserError as error:
             raise WorkflowError(*error.faults)

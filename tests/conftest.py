@@ -1,6 +1,7 @@
 """Fixtures: a tiny model with random weights, a small project folder, and the command line as a user calls it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+THREADS = {"OMP_NUM_THREADS": "1"}  # sums of floats depend on the number of threads; a SLURM job's own is its cores
 
 
 @pytest.fixture(scope="session")
@@ -196,10 +198,21 @@ def run(project):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny_model) -> Path:
-    """A small project after `snakemake all` and `dvc repro`; take a copy of it."""
+    """A small project after `snakemake all` and `dvc repro` on this machine, undisturbed; take a copy of it, or compare."""
     project = make_project(tmp_path_factory.mktemp("finished") / "project", tiny_model)
     run = runner(project)
     run("git", "init", "-q")
-    run("snakemake", "--cores", "2", "all")
-    run("dvc", "repro")
+    run("snakemake", "--cores", "2", "all", **THREADS)
+    run("dvc", "repro", **THREADS)
     return project
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finished) -> dict[str, str]:
+    return tables(finished)
+
+
+def tables(project: Path) -> dict[str, str]:
+    """Digest of every table and every weight of every stage."""
+    files = [f for pattern in ("*.jsonl", "*.csv", "*.safetensors") for f in (project / "results").rglob(pattern)]
+    return {str(f.relative_to(project / "results")): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}

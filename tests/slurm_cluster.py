@@ -1,4 +1,4 @@
-"""A real SLURM on this machine: munged, slurmctld and two slurmd, in a folder of their own, on free ports.
+"""A real SLURM on this machine: munged, slurmctld and a slurmd a node, in a folder of their own, on free ports.
 
 Starts and ends exactly its own processes; touches no configuration of the system. Wants root, slurm-wlm and munge.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 SBIN = "/usr/sbin:/usr/local/sbin"
+DEVICES = ("/dev/null", "/dev/zero")  # a gpu is a device file that exists
 
 
 def missing() -> list[str]:
@@ -25,11 +26,15 @@ def missing() -> list[str]:
 
 
 class Cluster:
-    """Two nodes of `cpus` cores and a gpu each. `environment()` is what a user's shell there has."""
+    """Two nodes of `cpus` cores and two gpus each. `environment()` is what a user's shell there has.
+
+    A third node, in a partition of its own, can be started on which a folder is not to be seen.
+    """
 
     nodes = ("n1", "n2")
+    away = "n3"
 
-    def __init__(self, folder: Path, cpus: int = 8, memory: int = 64000):
+    def __init__(self, folder: Path, cpus: int = 16, memory: int = 64000):
         self.folder, self.cpus, self.memory = folder, cpus, memory
         self.processes: dict[str, subprocess.Popen] = {}
         folder.mkdir(parents=True)
@@ -41,7 +46,7 @@ class Cluster:
         key = self._munge / "key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        ports = free_ports(2 + len(self.nodes))
+        ports = free_ports(1 + len(self.nodes) + 1)
         host = socket.gethostname().split(".")[0]
         lines = [
             "ClusterName=test",
@@ -50,7 +55,7 @@ class Cluster:
             f"SlurmUser={getpass.getuser()}",
             "AuthType=auth/munge",
             "CredType=cred/munge",
-            f"AuthInfo=socket={self._munge}/socket,cred_expire=2",  # a job of a failed node waits that long
+            f"AuthInfo=socket={self._munge}/socket",
             f"StateSaveLocation={self.folder}/state",
             f"SlurmdSpoolDir={self.folder}/spool.%n",
             f"SlurmctldPidFile={self.folder}/slurmctld.pid",
@@ -67,7 +72,7 @@ class Cluster:
             "SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,bf_interval=1",
             "SlurmctldTimeout=60",
             "SlurmdTimeout=60",
-            "MinJobAge=300",
+            "MinJobAge=7200",
             "KillWait=5",
             "ReturnToService=2",
             "SlurmdParameters=config_overrides",  # more cores than this machine may have: rules ask for 8
@@ -75,20 +80,17 @@ class Cluster:
             "PlugStackConfig=/dev/null",
             "GresTypes=gpu",
         ]
-        for node, port in zip(self.nodes, ports[2:], strict=True):
+        for node, port in zip((*self.nodes, self.away), ports[1:], strict=True):
             lines.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
-                f"RealMemory={self.memory} Gres=gpu:1 State=UNKNOWN"
+                f"RealMemory={self.memory} Gres=gpu:2 State=UNKNOWN"
             )
         lines.append(f"PartitionName=all Nodes={','.join(self.nodes)} Default=YES MaxTime=INFINITE State=UP")
+        lines.append(f"PartitionName=away Nodes={self.away} MaxTime=INFINITE State=UP")
         (self.folder / "slurm.conf").write_text("\n".join(lines) + "\n")
-        gres = "".join(f"NodeName={node} Name=gpu File={self._device(k)}\n" for k, node in enumerate(self.nodes))
-        (self.folder / "gres.conf").write_text(gres)
+        gpus = [f"NodeName={node} Name=gpu File={device}\n" for node in (*self.nodes, self.away) for device in DEVICES]
+        (self.folder / "gres.conf").write_text("".join(gpus))
         (self.folder / "state").mkdir()
-
-    @staticmethod
-    def _device(k: int) -> str:
-        return ("/dev/null", "/dev/zero")[k]  # a gpu is a device file that exists
 
     def environment(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:{SBIN}"}
@@ -106,7 +108,7 @@ class Cluster:
         self.start_controller()
         for node in self.nodes:
             self.start_node(node)
-        self._wait(lambda: self.call("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", str(len(self.nodes))], "the nodes")
+        self._wait(lambda: self._idle("all") == len(self.nodes), "the nodes")
 
     def start_controller(self) -> None:
         self._popen("slurmctld", "slurmctld", "-D")
@@ -114,6 +116,16 @@ class Cluster:
 
     def start_node(self, node: str) -> None:
         self._popen(node, "slurmd", "-D", "-N", node)
+
+    def start_away(self, hidden: Path) -> None:
+        """The node on which a folder is empty: it does not share that file system."""
+        command = f'mount -t tmpfs none "{hidden}" && exec slurmd -D -N {self.away}'
+        self._popen(self.away, "unshare", "--mount", "sh", "-c", command)
+        self._wait(lambda: self._idle("away") == 1, self.away)
+
+    def _idle(self, partition: str) -> int:
+        shown = self.call("sinfo", "-h", "-p", partition, "-t", "idle", "-o", "%D").stdout.split()
+        return sum(map(int, shown))
 
     def end(self, name: str, how: int = signal.SIGTERM) -> None:
         """End one of our processes: "slurmctld" or a node's name."""
@@ -130,7 +142,7 @@ class Cluster:
             self.call("scancel", "--user", getpass.getuser(), "--signal=KILL", "--full")
             self.call("scancel", "--user", getpass.getuser())
             self._wait(lambda: not self.jobs(), "the jobs to end", 20)
-        for name in (*self.nodes, "slurmctld", "munged"):
+        for name in (self.away, *self.nodes, "slurmctld", "munged"):
             if name in self.processes:
                 self.end(name)
 
@@ -148,10 +160,10 @@ class Cluster:
         words = self.call("scontrol", "show", "job", "--oneliner", job).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def next_job(self) -> int:
-        """The number that the next job gets."""
-        config = self.call("scontrol", "show", "config").stdout
-        return int(config.split("NEXT_JOB_ID")[1].split("=")[1].split()[0])
+    def submitted(self) -> list[str]:
+        """The comment of every job so far, ended or not, oldest first."""
+        lines = self.call("squeue", "-h", "-t", "all", "--sort=i", "-o", "%k").stdout.splitlines()
+        return [line for line in lines if line.startswith("rule_")]
 
     def _wait(self, ready, what: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds

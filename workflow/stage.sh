@@ -13,4 +13,4 @@ case $stage in
 esac
 export SNAKEMAKE_PROFILE="${SNAKEMAKE_PROFILE:-workflow/profiles/local}"
 # shellcheck disable=SC2086  # rules is a list
-exec snakemake --rerun-incomplete --quiet host rules --allowed-rules $rules -- "$target"
+exec snakemake --quiet host rules --allowed-rules $rules -- "$target"

@@ -41,7 +41,7 @@ EXAMPLES = {
     "judge": ["--judge proxy", "--judge llm --dry-run          # what it would ask and cost", "audit --judge llm"],
     "correlate": ["--ratings R.csv --judgements J.csv --out out/"],
     "ratings": ["new --raters 3 --items 40", "serve", "import data/ratings/study-01"],
-    "track": ["", "--register"],
+    "track": ["", "--register", "--watch                         # what runs now, in MLflow"],
 }
 
 
@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
         commands.choices[name].add_argument("--shard", metavar="K/N", help="compute this share into the cache, write no results")
     commands.choices["track"].add_argument(
         "--register", action="store_true", help="also make the adapters versions of registered models"
+    )
+    commands.choices["track"].add_argument(
+        "--watch", action="store_true", help="show what runs now, with its losses, until Ctrl-C; send no results"
     )
     commands.choices["validate"].add_argument("--data", type=Path, metavar="PATH", help="instead of data.path of the params")
     _own_tables(commands.choices["correlate"])
@@ -163,7 +166,7 @@ def _run(args: argparse.Namespace) -> None:
     alone = getattr(args, "data", None) and args.params == Path("params.yaml") and not args.params.exists()
     params = schema.defaults() if alone else schema.load(args.params)
     if args.command not in STAGES:
-        more = {"register": True} if getattr(args, "register", False) else {}
+        more = {flag: True for flag in ("register", "watch") if getattr(args, flag, False)}
         importlib.import_module(f"emplifai.{args.command}").run(params, Paths(), **more)
         return
     folders = {s: getattr(args, f"{s}_dir") for s in STAGES if getattr(args, f"{s}_dir", None)}

@@ -1,12 +1,14 @@
 """finetune: train a LoRA adapter on the train dialogues (Hu et al. 2022, arXiv 2106.09685)."""
 
 import os
+import resource
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from emplifai import examples, labels, modelcard, provenance
+from emplifai import examples, labels, modelcard, provenance, ranks
 from emplifai.backends import weights
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
@@ -18,15 +20,19 @@ from emplifai.records import Dialogue, atomic, digest, file_sha256, read_json, r
 def run(params: Params, paths: Paths, name: str) -> None:
     """Train model `name`; write its adapter, history.jsonl, metrics.json and run.json.
 
+    On several GPUs this runs in a process for each; the first one writes.
     Raises UserError for a model that cannot be loaded or trained, too little memory, or no dialogue to train on.
     """
     entry, settings = params.models[name], params.finetune
+    if settings.gpus > 1 and not ranks.started():
+        return ranks.launch(settings.gpus, run, params, paths, name)
     inputs = [paths.part("train"), paths.part("dev"), params.data.labels]
     used = {"finetune": params.section("finetune"), "model": params.section("models")[name]}
-    with provenance.record(paths.record("finetune", name), "finetune", used, inputs, name) as record:
+    recorded = provenance.record(paths.record("finetune", name), "finetune", used, inputs, name)
+    with nullcontext({}) if ranks.number() else recorded as record:
         dialogues = {part: list(read_jsonl(paths.part(part), Dialogue)) for part in ("train", "dev")}
         known = labels.load(params.data.labels)
-        model, tokenizer = weights.load(entry)
+        model, tokenizer = weights.load(entry, device=ranks.device())
         parts = {
             part: examples.encode(_chosen(part, rows, settings), known, tokenizer, settings) for part, rows in dialogues.items()
         }
@@ -35,11 +41,13 @@ def run(params: Params, paths: Paths, name: str) -> None:
         key = digest([used, base, data, str(model.dtype), model.device.type])
         checkpoints = Checkpoints(paths.cache / "finetune" / key)
         peft, trained, seconds = _train(model, entry, settings, parts, checkpoints)
+        record |= _cost(model, trained, seconds)
+        if ranks.number():
+            return
         metrics = _metrics(trained, parts, peft)
         _write_adapter(peft, paths.adapter(name), entry, modelcard.card(base, data, used, metrics, str(model.dtype)))
         write_jsonl(paths.history(name), trained.run.history)
         write_json(paths.metrics("finetune", name), metrics)
-        record |= _cost(model, trained, seconds)
 
 
 def _chosen(part: str, rows: list[Dialogue], settings: Finetune) -> list[Dialogue]:
@@ -148,11 +156,15 @@ def _cost(model: Any, trained: Any, seconds: float) -> dict[str, Any]:
 
     gpu = model.device.type == "cuda"
     every = max(1, len(trained.pace) // 200)  # points enough for a curve
+    peaks = (torch.cuda.max_memory_allocated() if gpu else 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    gpus, memories = zip(*ranks.gathered(peaks), strict=True)
     return {
         "device": torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads",
         "dtype": str(model.dtype),
         "training_seconds": round(seconds, 2),
         "trained_tokens": trained.run.tokens,
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else 0,
+        "processes": ranks.count(),
+        "peak_gpu_bytes": max(gpus),
+        "peak_memory_bytes": sum(memories),
         "pace": trained.pace[every - 1 :: every],
     }

@@ -136,7 +136,8 @@ def job(params: Params, paths: Paths, record: Path) -> Job:
         "params_sha256": run.get("params_sha256", ""),
         "inputs_sha256": digest(run.get("inputs", {})),
     }
-    tags |= {k: str(run[k]) for k in ("host", "device", "python", "emplifai", "slurm_job_id") if run.get(k)}
+    tags |= {k: str(run[k]) for k in ("host", "device", "python", "emplifai") if run.get(k)}
+    tags |= {k: str(v) for k, v in run.items() if k.startswith("slurm_")}
     tags["packages"] = ", ".join(f"{name} {version}" for name, version in sorted(run.get("packages", {}).items()))
     if name:
         tags["judge" if stage == "judge" else "model"] = name

@@ -92,7 +92,7 @@ class Finetune(Section):
     evaluate_every: Positive | None = Field(None, description="steps between dev losses; null: once an epoch")
     early_stop: Positive | None = Field(None, description="evaluations without a better dev loss before stopping")
     checkpoint_every: Positive = Field(50, description="steps between checkpoints, from which a killed run resumes")
-    gpus: Positive = Field(1, description="GPUs a tuned model")
+    gpus: Positive = Field(1, description="GPUs of one node that a tuned model is trained on, a process each")
     seed: int = 42
 
 

@@ -9,9 +9,6 @@ from emplifai.errors import UserError
 from emplifai.params import Model, Params
 from emplifai.paths import Paths
 
-NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*"]
-CODE = ["*.py"]  # only for a model whose entry trusts its code
-
 
 def run(params: Params, paths: Paths) -> None:
     """Print where each model lies and its size. Raises UserError naming every one that is not to be had or damaged."""
@@ -72,9 +69,10 @@ def _verify(place: Path) -> None:
 def _fetch(entry: Model) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted_files = NEEDED + CODE * entry.trust_remote_code
+    from emplifai.backends import weights
+
     try:
-        return Path(snapshot_download(entry.model, revision=entry.revision, allow_patterns=wanted_files))
+        return Path(snapshot_download(entry.model, revision=entry.revision, allow_patterns=weights.files(entry)))
     except Exception as error:  # the hub raises a dozen kinds; each means that the model is not here
         told = " ".join(str(error).split())[:300]
         raise UserError(f"{entry.model}@{entry.revision or 'main'}: cannot be fetched: {told}") from None

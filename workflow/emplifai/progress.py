@@ -11,8 +11,8 @@ T = TypeVar("T")
 class Progress:
     """Counts work done; says how far it is, the rate and the time left. Use as a context manager."""
 
-    def __init__(self, what: str, total: int, unit: str = "items", seconds: float = 10):
-        self.what, self.total, self.unit = what, total, unit
+    def __init__(self, what: str, total: int, unit: str = "items", seconds: float = 10, show: bool = True):
+        self.what, self.total, self.unit, self.show = what, total, unit, show
         self.done, self.note = 0, ""
         self._live = sys.stderr.isatty()
         self._every = 0.2 if self._live else seconds
@@ -33,6 +33,8 @@ class Progress:
     def _say(self, last: bool = False) -> None:
         now = time.monotonic()
         self._said = now
+        if not self.show:
+            return
         rate = self.done / max(now - self._start, 1e-9)
         left = "" if last or not rate else f", {_clock((self.total - self.done) / rate)} left"
         spent = f", took {_clock(now - self._start)}" if last else ""

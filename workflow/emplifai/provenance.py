@@ -16,6 +16,7 @@ from emplifai import __version__
 from emplifai.records import digest, file_sha256, write_json
 
 PACKAGES = ("torch", "transformers", "peft", "bert-score", "datasketch", "scipy", "scikit-learn", "pandas", "numpy")
+SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_JOB_GPUS")
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def record(path: Path, stage: str, params: dict[str, Any], inputs: Iterable[Path
     extra: dict[str, Any] = {}
     started = time.time()
     yield extra
-    job = {k.lower(): os.environ[k] for k in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION") if k in os.environ}
+    job = {k.lower(): os.environ[k] for k in SLURM if k in os.environ}
     write_json(
         path,
         {

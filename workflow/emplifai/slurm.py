@@ -8,10 +8,9 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-
-from emplifai.errors import UserError
 
 PLUGIN = "snakemake_executor_plugin_slurm"
 UNKNOWN = 10**6  # seconds: a MinJobAge that no interval comes near
@@ -32,24 +31,6 @@ def mend() -> None:
     _note_ends(plugin.Executor)
     plugin.Executor.check_active_jobs = _keep_in_sight(plugin.Executor.check_active_jobs)
     plugin.Executor.run_job = _when_there(plugin.Executor.run_job)
-
-
-def check() -> None:
-    """Raises UserError where no job can be submitted, before the first is."""
-    try:
-        asked = subprocess.run(["sbatch", "--version"], capture_output=True, text=True)
-        asked = subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=120)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename}: not found; type this on the cluster's login node (perhaps after `module load slurm`), or use "
-            "this machine: snakemake --cores all all"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise UserError("sinfo: no answer in 2 minutes; is slurmctld well? Ask the cluster's administrators") from None
-    if asked.returncode:
-        said = " ".join(asked.stderr.split())
-        what = "munged does not run on this machine" if "munge" in said.lower() else "this machine cannot reach slurmctld"
-        raise UserError(f"SLURM does not answer: {what}; ask the cluster's administrators. sinfo said: {said[:300]}")
 
 
 def _keep_configuration(inside: ModuleType) -> None:
@@ -91,17 +72,29 @@ def _plain_states(original):
 
 
 def _note_ends(executor: type) -> None:
-    """Remember which jobs were reported as ended."""
+    """Remember which jobs were reported as ended; without: no word of the commonest cause of a job that fails without a log."""
+    success, error = executor.report_job_success, executor.report_job_error
 
-    def noted(original):
-        def report(self, job, *args, **kwargs):
-            vars(self).setdefault("_ended", set()).add(job.external_jobid)
-            return original(self, job, *args, **kwargs)
+    def report_job_success(self, job, *args, **kwargs):
+        vars(self).setdefault("_ended", set()).add(job.external_jobid)
+        return success(self, job, *args, **kwargs)
 
-        return report
+    def report_job_error(self, job, msg=None, **kwargs):
+        vars(self).setdefault("_ended", set()).add(job.external_jobid)
+        log = (job.aux or {}).get("slurm_logfile")
+        if log and not Path(log).exists():
+            msg = f"{msg or ''} {_unseen(job.external_jobid)}"
+        return error(self, job, msg=msg, **kwargs)
 
-    executor.report_job_success = noted(executor.report_job_success)
-    executor.report_job_error = noted(executor.report_job_error)
+    executor.report_job_success, executor.report_job_error = report_job_success, report_job_error
+
+
+def _unseen(job: str) -> str:
+    asked = subprocess.run(["squeue", "-h", "-t", "all", "-j", job, "-o", "%N"], capture_output=True, text=True)
+    return (
+        f"It left no log: does its node ({asked.stdout.strip() or 'unknown'}) see {Path.cwd()}? "
+        "The project must lie on a file system that all nodes share."
+    )
 
 
 def _keep_in_sight(original):

@@ -75,7 +75,7 @@ def part(paths: Paths, stage: str, name: str, plan: dict[tuple[str, str], str], 
 
 def planned() -> dict[tuple[str, str], str]:
     """What Snakemake would run now, and why: {(stage, name): reason}. Raises UserError with what it says if it cannot plan."""
-    command = ["snakemake", "--profile", "none", "--dry-run", "--cores", "1", "--nolock", "--rerun-incomplete", "--", "all"]
+    command = ["snakemake", "--profile", "none", "--dry-run", "--cores", "1", "--nolock", "--", "all"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:

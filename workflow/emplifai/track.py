@@ -10,8 +10,16 @@ from emplifai.params import Params
 from emplifai.paths import Paths
 
 
-def run(params: Params, paths: Paths, register: bool = False) -> None:
-    """Snapshot results/ into the journal, send every pipeline that MLflow does not have, register its adapters if asked to."""
+def run(params: Params, paths: Paths, register: bool = False, watch: bool = False) -> None:
+    """Snapshot results/ into the journal, send every pipeline that MLflow does not have, register its adapters if asked to.
+
+    watch: instead show what runs now, until Ctrl-C.
+    """
+    if watch:
+        from emplifai import live
+
+        live.watch(params, paths)
+        return
     try:  # nothing that goes wrong here may cost a result
         taken = journal.take(params, paths)
         pipelines = journal.kept(paths)
@@ -31,11 +39,12 @@ def run(params: Params, paths: Paths, register: bool = False) -> None:
 
 
 def send(params: Params, paths: Paths, pipelines: list[Pipeline], register: Pipeline | None) -> tuple[int, int, list[str]]:
-    from emplifai import tracking
+    from emplifai import live, tracking
     from emplifai.mlflow_connection import alone
 
     with alone(params.tracking, paths):
         tracker = tracking.Tracker(params.tracking, paths, texts=may_hold_texts(params))
+        live.tidy(tracker.at, {work.key for work in live.running(paths)})
         return *tracker.send(pipelines), tracker.register(register) if register else []
 
 

@@ -1,5 +1,6 @@
-"""The training loop: LoRA weights, AdamW, warm-up and cosine, dev losses, checkpoints."""
+"""The training loop: LoRA weights, AdamW, warm-up and cosine, dev losses, checkpoints; in one process or several alike."""
 
+import itertools
 import math
 import sys
 import time
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emplifai import examples as ex
-from emplifai import lora, loss
+from emplifai import lora, loss, ranks
 from emplifai.backends import memory
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
@@ -47,6 +48,8 @@ class Trainer:
         self.run = Run()
         self.pace: list[dict[str, float]] = []  # of this process: what differs from run to run
         self._epoch: tuple[int, list] = (-1, [])
+        if ranks.number():
+            torch.manual_seed(settings.seed + ranks.number())  # all have the same first weights; each drops out units of its own
 
     def fit(self) -> Run:
         """Train to the end, from the last checkpoint if there is one; the model then holds the best weights."""
@@ -55,7 +58,7 @@ class Trainer:
             run.dev = run.dev_before = self.evaluate()
             run.history.append({"step": 0, "epoch": 0.0, **run.dev})
             run.best = self._copy()
-        with Progress("finetune", self.steps - run.step, "steps") as progress:
+        with Progress("finetune", self.steps - run.step, "steps", show=not ranks.number()) as progress:
             while run.step < self.steps and not run.stopped:
                 row = self._step(run.step)
                 run.step += 1
@@ -72,22 +75,32 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss a token on dev, weighted as in training (dev_loss) and of each task; empty without dev dialogues."""
-        import torch
-
-        sums: dict[str, list[float]] = {}
         self.model.eval()
         rows = sorted(self.dev, key=lambda e: len(e.ids))
-        for k in range(0, len(rows), 2 * self.settings.batch_size):
-            part = rows[k : k + 2 * self.settings.batch_size]
-            with torch.no_grad(), self._autocast():
-                _, losses = loss.token_losses(self.model, *ex.pad(part, self.device), self.plain_head)
-            learnt = [(t, w) for e in part for t, w in zip(e.tasks[1:], e.weights[1:], strict=True) if w > 0]
-            for (task, weight), value in zip(learnt, losses.tolist(), strict=True):
-                for name, w in (("dev_loss", weight), (f"dev_{task}_loss", 1.0)):
-                    total = sums.setdefault(name, [0.0, 0.0])
-                    total[0] += w * value
-                    total[1] += w
+        size = 2 * self.settings.batch_size
+        found = [self._sums(part) for part in ranks.mine([rows[k : k + size] for k in range(0, len(rows), size)])]
+        sums: dict[str, list[float]] = {}
+        for part in (row for turn in itertools.zip_longest(*ranks.gathered(found), fillvalue={}) for row in turn):
+            for name, (value, weight) in part.items():
+                total = sums.setdefault(name, [0.0, 0.0])
+                total[0] += value
+                total[1] += weight
         return {name: total / weight for name, (total, weight) in sorted(sums.items())}
+
+    def _sums(self, part: list) -> dict[str, list[float]]:
+        """Of some dialogues {loss: [weighted sum, weight]}."""
+        import torch
+
+        with torch.no_grad(), self._autocast():
+            _, losses = loss.token_losses(self.model, *ex.pad(part, self.device), self.plain_head)
+        sums: dict[str, list[float]] = {}
+        learnt = [(t, w) for e in part for t, w in zip(e.tasks[1:], e.weights[1:], strict=True) if w > 0]
+        for (task, weight), value in zip(learnt, losses.tolist(), strict=True):
+            for name, w in (("dev_loss", weight), (f"dev_{task}_loss", 1.0)):
+                total = sums.setdefault(name, [0.0, 0.0])
+                total[0] += w * value
+                total[1] += w
+        return sums
 
     def _step(self, step: int) -> dict[str, float]:
         import torch
@@ -98,12 +111,14 @@ class Trainer:
             group["lr"] = rate
         batch = self._batch(step)
         whole = sum(sum(e.weights[1:]) for e in batch)
-        value, size = 0.0, math.ceil(len(batch) / self.settings.accumulation)
-        for k in range(0, len(batch), size):
+        value, size = 0.0, math.ceil(len(batch) / (self.settings.accumulation * ranks.count()))
+        for part in ranks.mine([batch[k : k + size] for k in range(0, len(batch), size)]):
             with self._autocast():
-                total, _ = loss.token_losses(self.model, *ex.pad(batch[k : k + size], self.device), self.plain_head)
+                total, _ = loss.token_losses(self.model, *ex.pad(part, self.device), self.plain_head)
             (total / whole).backward()
             value += float(total.detach()) / whole
+        ranks.add_gradients(self.weights.values())
+        value = sum(ranks.gathered(value))
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.max_grad_norm))
         if not math.isfinite(value + norm):
             raise UserError(f"finetune: step {step + 1}: the loss is {value}, its gradient {norm}; lower finetune.learning_rate")
@@ -170,12 +185,12 @@ class Trainer:
         """A checkpoint; when all is done only what the adapter is made from, a third of the size."""
         import torch
 
-        if done:
-            self.checkpoints.save({"run": vars(self.run)})
+        cuda = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
+        random = ranks.gathered((torch.get_rng_state(), cuda))
+        if ranks.number():
             return
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
-        state = {"run": vars(self.run), "weights": self._copy(), "optimizer": self.optimizer.state_dict()}
-        self.checkpoints.save({**state, "cpu": torch.get_rng_state(), "cuda": cuda})
+        state = {} if done else {"weights": self._copy(), "optimizer": self.optimizer.state_dict(), "random": random}
+        self.checkpoints.save({"run": vars(self.run), **state})
 
     def _resume(self) -> bool:
         import torch
@@ -185,12 +200,18 @@ class Trainer:
             return False
         self.run.__dict__.update(state["run"])
         if "weights" not in state:
-            print(f"finetune: these very weights were trained before ({self.run.step} steps)", file=sys.stderr)
+            _say(f"finetune: these very weights were trained before ({self.run.step} steps)")
             return True
         self._restore(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["cpu"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
-        print(f"finetune: goes on from step {self.run.step} of {self.steps}", file=sys.stderr)
+        cpu, cuda = state["random"][ranks.number()]
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+        _say(f"finetune: goes on from step {self.run.step} of {self.steps}")
         return True
+
+
+def _say(text: str) -> None:
+    if not ranks.number():
+        print(text, file=sys.stderr)

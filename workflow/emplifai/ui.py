@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,12 +16,14 @@ def run(params: Params, paths: Paths) -> None:
     """Become an MLflow server on a free port of 127.0.0.1; for a tracking server only say where it is."""
     uri = params.tracking.uri
     if uri.startswith(("http://", "https://")):
-        print(f"The runs are on the tracking server: {shown(uri)}", file=sys.stderr)
+        print(f"The runs are on the tracking server: {shown(uri)}; `emplifai track --watch` adds what runs now", file=sys.stderr)
         return
     port = free_port()
     page = f"http://127.0.0.1:{port}/{runs(params)}"
     print(f"MLflow on {page} in half a minute (Ctrl-C ends it)", file=sys.stderr, flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen([sys.executable, "-m", "emplifai", "track", "--watch"], **quiet)  # what runs now; ends with the server
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *command(uri, port)])
 
 

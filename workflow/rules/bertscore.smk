@@ -44,10 +44,10 @@ use rule bertscore as bertscore_shard with:
         labels=P.data.labels,
         code=PATHS.code("bertscore"),
     output:
-        touch(PATHS.shard("bertscore", "", "{shard}of{count}")),
+        touch(PATHS.shard("bertscore", "", "{shard}of{shards}")),
     log:
-        PATHS.log("bertscore", "bertscore.{shard}of{count}"),
+        PATHS.log("bertscore", "bertscore.{shard}of{shards}"),
     params:
         bertscore=P.section("bertscore"),
         models=MODELS,
-        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.count}",
+        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.shards}",

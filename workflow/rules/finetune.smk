@@ -18,10 +18,10 @@ rule finetune:
         PATHS.log("finetune", "{model}"),
     conda:
         "../../envs/gpu.yaml"
-    threads: 8
+    threads: 8 * P.finetune.gpus
     resources:
-        gres="gpu:1",
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        gres=f"gpu:{P.finetune.gpus}",
+        mem_mb=lambda wildcards, attempt: 16000 * attempt * P.finetune.gpus,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         finetune=P.section("finetune"),

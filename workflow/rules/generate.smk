@@ -47,13 +47,13 @@ use rule generate as generate_shard with:
         adapter=lambda wildcards: [PATHS.adapter(wildcards.model)] if wildcards.model in TUNED else [],
         code=PATHS.code("generate"),
     output:
-        touch(PATHS.shard("generate", "{model}", "{shard}of{count}")),
+        touch(PATHS.shard("generate", "{model}", "{shard}of{shards}")),
     log:
-        PATHS.log("generate", "{model}.{shard}of{count}"),
+        PATHS.log("generate", "{model}.{shard}of{shards}"),
     params:
         generate=P.section("generate"),
         model=lambda wildcards: P.section("models")[wildcards.model],
-        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.count}",
+        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.shards}",
 
 
 # The anchors, which take seconds, and models on a server: no job for the cluster.

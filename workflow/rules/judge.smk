@@ -47,14 +47,14 @@ use rule judge as judge_shard with:
         labels=P.data.labels,
         code=PATHS.code("judge"),
     output:
-        touch(PATHS.shard("judge", "{judge}", "{shard}of{count}")),
+        touch(PATHS.shard("judge", "{judge}", "{shard}of{shards}")),
     log:
-        PATHS.log("judge", "{judge}.{shard}of{count}"),
+        PATHS.log("judge", "{judge}.{shard}of{shards}"),
     params:
         judge=P.section("judge"),
         judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
         models=MODELS,
-        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.count}",
+        part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.shards}",
 
 
 # A judge on a server: its cap on requests at once is judge.max_in_flight, and the nodes may have no network.

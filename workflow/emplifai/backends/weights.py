@@ -49,12 +49,17 @@ def folder(entry: Model) -> Path:
     if place.is_dir():
         return place
     try:
-        return Path(snapshot_download(entry.model, revision=entry.revision, local_files_only=True))
+        return Path(snapshot_download(entry.model, revision=entry.revision, allow_patterns=files(entry), local_files_only=True))
     except (OSError, ValueError):  # LocalEntryNotFoundError, HFValidationError
         raise UserError(
             f"{entry.model}: not on this machine in revision {entry.revision or 'main'}; "
             "run `emplifai prefetch` on a machine with network that shares this cache (HF_HOME)"
         ) from None
+
+
+def files(entry: Model) -> list[str]:
+    """Patterns of the files that are fetched of a hub model, and that must be there; code only where its entry trusts it."""
+    return ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*", *["*.py"] * entry.trust_remote_code]
 
 
 def load_tokenizer(entry: Model) -> Any:
