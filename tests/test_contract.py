@@ -89,6 +89,10 @@ BAD = {
     "judge: {scale: [5, 1]}": "judge: scale must rise",
     "judge: {criteria: [kindness]}": "judge.criteria.0: Input should be 'fluency'",
     "generate: {samples: 3}": "generate: samples above 1 need temperature above 0",
+    "finetune: {learning_rate: .inf}": "finetune.learning_rate: Input should be a finite number",
+    "finetune:": "finetune: keys with values are wanted, found nothing",
+    "finetune: {rank: 3}\nfinetune: {rank: 4}": "params.yaml:3: finetune: this key stands at line 2 already",
+    "finetune: {rank: 3, rank: 4}": "params.yaml:2: rank: this key stands at line 2 already",
     "models: [": "not YAML",
 }
 

@@ -171,6 +171,17 @@ def test_an_emotion_without_test_is_told(tmp_path, capsys):
     assert read_json(tmp_path / "metrics.json")["emotions_without_test"] == 1
 
 
+def test_no_test_dialogue_is_an_error_and_no_dev_no_fault(tmp_path, capsys):
+    lines = [line for n in range(1, 11) for line in make(f"joy-{n:02}")]
+    with pytest.raises(
+        UserError, match=r"none of its 10 situations falls to test \(split.test 0\): there is nothing to evaluate"
+    ):
+        run(lines, tmp_path / "a", test=0)
+    assert not (tmp_path / "a/train.jsonl").exists()
+    run(lines, tmp_path / "b", dev=0)
+    assert "warning" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

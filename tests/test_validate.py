@@ -220,6 +220,24 @@ def test_csv_lines_and_cells(tmp_path):
     assert [d.dialogue_id for d in good] == ["a-01-1", "z"]
 
 
+def test_what_spreadsheets_leave_behind(tmp_path):
+    """Blanks around the names of columns, and rows of nothing but commas."""
+    path, nothing = tmp_path / "d.csv", "," * (len(FLAT) - 1)
+    path.write_text("\n".join(["\ufeff" + ", ".join(FLAT), ",".join(FLAT.values()), nothing, "", nothing, ""]), "utf-8")
+    expect_good(check(path, tmp_path / "out"))
+
+
+def test_a_quotation_mark_that_is_not_closed(tmp_path):
+    row, path = list(FLAT.values()), tmp_path / "d.csv"
+    for tail, message in (
+        ("", "a quotation mark is not closed"),
+        ("あ" * 140000, "more than 131072 characters; is a quotation mark"),
+    ):
+        path.write_text(f'{",".join(FLAT)}\n{",".join(row)}\n{",".join(row[:-1])},"{tail}\n', "utf-8")
+        good, rejects, _, _ = check(path, tmp_path / "out", max_reject_share=1)
+        assert len(good) == 1 and message in rejects[0]["reasons"][0] and rejects[0]["line"] == 3
+
+
 def test_turns_in_a_cell(tmp_path):
     row = {
         **{k: v for k, v in GOOD.items() if k != "turns"},
@@ -258,6 +276,8 @@ def test_columns_are_mapped(tmp_path):
     assert result[0][0].emotion == "joy"
     with pytest.raises(UserError, match=r"no column 'age' \(data.columns: condition\)"):
         list(reading.rows(params.Data(path=tmp_path / "d.csv", columns={"condition": "age"})))
+    with pytest.raises(UserError, match="'番号' is given for two fields"):
+        list(reading.rows(params.Data(path=tmp_path / "d.csv", columns={"patient": "番号", "supporter": "番号"})))
     with pytest.raises(UserError, match="no field 'reply'; allowed: dialogue_id"):
         list(reading.rows(params.Data(path=tmp_path / "d.csv", columns={"reply": "x"})))
 
@@ -270,14 +290,66 @@ def test_a_table_without_a_column_is_one_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("none.jsonl", "no such file"), ("d.xlsx", "not a kind of file"), ("empty", "no *.jsonl")]
+    ("name", "message"),
+    [
+        ("none.jsonl", "no such file"),
+        ("d.xlsx", "not a kind of file"),
+        ("empty", "no file of a kind that is read in this folder"),
+        ("empty.csv", "empty; the first line names the columns: dialogue_id, situation_id"),
+        ("array.jsonl", "a JSON array; JSON lines are wanted"),
+    ],
 )
 def test_nothing_to_read(tmp_path, name, message):
-    (tmp_path / "d.xlsx").touch()
+    for file, text in (("d.xlsx", ""), ("empty.csv", "\n"), ("array.jsonl", '[{"id": 1}]')):
+        (tmp_path / file).write_text(text)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/.hidden.jsonl").touch()
     with pytest.raises(UserError) as error:
-        reading.files_of(tmp_path / name)
+        list(reading.rows(params.Data(path=tmp_path / name)))
     assert message in str(error.value)
+
+
+def test_a_folder_of_files_of_several_kinds(tmp_path):
+    (tmp_path / "d").mkdir()
+    table(tmp_path / "d/a.csv", [FLAT])
+    other = turns("薬を変えてから夜よく眠れるようになりました。", "眠れるようになって、朝の景色も違って見えそうですね。")
+    write(tmp_path / "d/b.jsonl", [dialogue(dialogue_id="b", turns=other)])
+    (tmp_path / "d/README.md").write_text("# ours")
+    good, _, _, error = check(tmp_path / "d", tmp_path / "out")
+    assert ([d.dialogue_id for d in good], error) == (["a-01-1", "b"], None)
+
+
+# labels of the user's own
+
+LABEL_FAULTS = [
+    ("fear: {ja: 不安, synonyms: 怖い}", "fear: synonyms: a list of words is wanted, [...], found '怖い'"),
+    ("fear: {ja: 不安, synonyms: [2]}", "fear: synonyms: a list of words is wanted, [...], found [2]"),
+    ("fear: {ja: ''}", "fear: wants a field 'ja'"),
+    ("fear: {ja: 不安, synonym: [怖い]}", "fear: unknown field 'synonym'; allowed: ja, synonyms"),
+    ("fear: {ja: 不安, polarity: 3}", "fear: polarity: text is wanted, found 3"),
+    ("no: {ja: いや}", "False: no name of a label"),
+    ("none: {ja: なし}", "'none': no name of a label"),
+    ("fear: {ja: 不安, synonyms: [Anger]}\nanger: {ja: 怒り}", "anger: 'anger' stands under fear too"),
+    ("fear: {ja: 不安}\nfear: {ja: 恐れ}", "labels.yaml:2: fear: this key stands at line 1 already"),
+    ("[fear]", "no labels; want NAME"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), LABEL_FAULTS)
+def test_faults_of_a_file_of_labels(tmp_path, text, message):
+    (tmp_path / "labels.yaml").write_text(text, "utf-8")
+    with pytest.raises(UserError) as error:
+        labels.load(tmp_path / "labels.yaml")
+    assert message in str(error.value)
+
+
+def test_labels_of_ones_own(tmp_path):
+    (tmp_path / "labels.yaml").write_text("up: {ja: 上向き, synonyms: [うれしい]}\ndown: {ja: 下向き}", "utf-8")
+    rows = [dialogue(emotion="うれしい"), dialogue(dialogue_id="x", emotion="joy")]
+    data = {"labels": str(tmp_path / "labels.yaml")}
+    good, rejects, metrics, _ = check(write(tmp_path / "d.jsonl", rows), tmp_path / "out", data)
+    assert (good[0].emotion, metrics["dialogues.up"], metrics["dialogues.down"]) == ("up", 1, 0)
+    assert rejects[0]["reasons"] == ["emotion: 'joy' is none of the 2 labels"]
 
 
 def test_its_own_output_comes_out_unchanged(tmp_path):
@@ -329,12 +401,18 @@ PERSONAL = [
     ("昭和五十五年五月十日生まれ", "[生年月日]生まれ"),
     ("1980/5/10生", "[生年月日]生"),
     ("マイナンバーは123456789018", "マイナンバーは[個人番号]"),
+    ("マイナンバー：１２３４−５６７８−９０１２", "マイナンバー：[個人番号]"),
+    ("my_number: 123456789012", "my_number: [個人番号]"),
+    ("090.1234.5678まで", "[電話番号]まで"),
+    ("生年月日19800510", "生年月日[生年月日]"),
+    ("date_of_birth: 1980-05-10", "date_of_birth: [生年月日]"),
     ("1234 5678 9018", "[個人番号]"),
 ]
 HARMLESS = [
     "45歳です", "2019年に手術", "2023年5月10日に入院しました", "1980年生まれ", "昭和55年生まれ", "5月10日生まれ",
     "血圧は120-80、脈は72", "123456789012", "HbA1cが7.2から6.8", "2010-2020", "08:30-09:45", "2024-01-15",
     "患者さん1000人", "1980年5月10日先生に会った", "2020年3月15日生活が変わった", "60.5kg 61.2kg 59.8kg", "090のつく番号",
+    "個人番号を1234回", "0.5.12", "2024.05.12", "誕生日は5月10日",
 ]  # fmt: skip
 
 
@@ -482,6 +560,17 @@ def test_the_command_runs_alone_in_any_folder(tmp_path):
         "dialogues.jsonl", "metrics.json", "overlaps.jsonl", "rejects.jsonl", "run.json",
     ]  # fmt: skip
     assert not [p for p in tmp_path.iterdir() if p.name not in ("d.jsonl", "checked")]
+
+
+def test_a_stage_on_given_files_leaves_the_results_alone(project, run):
+    path = write(project / "mine.jsonl", [GOOD])
+    for command in (("validate", "--data", path), ("split", "--validate-dir", "elsewhere")):
+        done = run("emplifai", *command, ok=False)
+        assert done.returncode == 2 and f"{command[1]} wants --out DIR too: results/{command[0]} belongs to" in done.stderr
+    done = run("emplifai", "validate", "--data", path, "--out", path, ok=False)
+    assert done.returncode == 2 and "mine.jsonl: a file; a folder is wanted" in done.stderr
+    run("emplifai", "validate", "--data", path, "--out", "checked")
+    assert not (project / "results/validate").exists()
 
 
 def test_snakemake_keeps_nothing_of_a_failed_check(project, run):

@@ -94,7 +94,9 @@ def parser() -> argparse.ArgumentParser:
     commands.choices["track"].add_argument(
         "--watch", action="store_true", help="show what runs now, with its losses, until Ctrl-C; send no results"
     )
-    commands.choices["validate"].add_argument("--data", type=Path, metavar="PATH", help="instead of data.path of the params")
+    commands.choices["validate"].add_argument(
+        "--data", type=Path, metavar="PATH", help="a folder or file of dialogues, instead of data.path; wants --out"
+    )
     _own_tables(commands.choices["correlate"])
     return top
 
@@ -169,6 +171,7 @@ def _run(args: argparse.Namespace) -> None:
         more = {flag: True for flag in ("register", "watch") if getattr(args, flag, False)}
         importlib.import_module(f"emplifai.{args.command}").run(params, Paths(), **more)
         return
+    _check_folders(args)
     folders = {s: getattr(args, f"{s}_dir") for s in STAGES if getattr(args, f"{s}_dir", None)}
     if args.out:
         folders[args.command] = args.out
@@ -187,6 +190,15 @@ def _run(args: argparse.Namespace) -> None:
         own = ".".join(filter(None, (*name, str(part.get("shard", "")))))
         with locks.alone(paths, args.command, own) if args.command in locks.DEAR else nullcontext():
             act(params, paths, *name, **part)
+
+
+def _check_folders(args: argparse.Namespace) -> None:
+    """A stage that reads given files writes where it is told: results/STAGE belongs to params.yaml."""
+    given = [f"--{s}-dir" for s in STAGES if getattr(args, f"{s}_dir", None)] + ["--data"] * bool(getattr(args, "data", None))
+    if given and not args.out and not getattr(args, "dry_run", False):
+        raise UserError(f"{given[0]} wants --out DIR too: results/{args.command} belongs to params.yaml and the stages before")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out}: a file; a folder is wanted")
 
 
 def _known(params, args: argparse.Namespace, kind: str) -> str:

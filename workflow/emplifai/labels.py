@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from emplifai.errors import UserError
+from emplifai.params import read_yaml
+
+TEXTS = ("definition_ja", "definition_en", "polarity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,34 +22,42 @@ class Label:
 
 def load(path: Path) -> dict[str, Label]:
     """Labels by name, in the file's order. Raises UserError naming every fault."""
-    try:
-        rows = yaml.safe_load(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file (data.labels in params.yaml)") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    _, rows = read_yaml(path, " (data.labels in params.yaml)")
     if not isinstance(rows, dict) or not rows:
         raise UserError(f"{path}: no labels; want NAME: {{ja: ..., synonyms: [...], definition_ja: ...}}")
-    faults, words, labels = [], {}, {}
+    faults = [fault for name, row in rows.items() for fault in _faults(name, row)]
+    if faults:
+        raise UserError(*(f"{path}: {fault}" for fault in faults))
+    labels, words = {}, {}
     for name, row in rows.items():
-        if not isinstance(row, dict) or not isinstance(row.get("ja"), str):
-            faults.append(f"{path}: {name}: wants a field 'ja', the label's name as models write it")
-            continue
-        label = Label(
-            str(name),
-            row["ja"],
-            tuple(row.get("synonyms") or ()),
-            row.get("definition_ja", ""),
-            row.get("definition_en", ""),
-            row.get("polarity", ""),
-        )
-        for word in (label.ja, *label.synonyms):
-            if words.setdefault(word, name) != name:
-                faults.append(f"{path}: {name}: {word!r} stands under {words[word]} too")
-        labels[label.name] = label
+        label = Label(name, row["ja"], tuple(row.get("synonyms") or ()), *(row.get(field) or "" for field in TEXTS))
+        for word in (name, label.ja, *label.synonyms):
+            if (other := words.setdefault(word.casefold(), name)) != name:
+                faults.append(f"{path}: {name}: {word!r} stands under {other} too")
+        labels[name] = label
     if faults:
         raise UserError(*faults)
     return labels
+
+
+def _faults(name: Any, row: Any) -> list[str]:
+    """What is wrong with an entry of the file by itself."""
+    if not _is_text(name) or name == "none":
+        return [f'{name!r}: no name of a label: it is text, in quotes where YAML takes it for more ("no", "1"), and not "none"']
+    if not isinstance(row, dict) or not _is_text(row.get("ja")):
+        return [f"{name}: wants a field 'ja', the label's name as models write it"]
+    allowed = ("ja", "synonyms", *TEXTS)
+    faults = [f"{name}: unknown field {key!r}; allowed: {', '.join(allowed)}" for key in row if key not in allowed]
+    synonyms = row.get("synonyms") or []
+    if not isinstance(synonyms, list) or not all(map(_is_text, synonyms)):
+        faults.append(f"{name}: synonyms: a list of words is wanted, [...], found {synonyms!r}")
+    return faults + [
+        f"{name}: {key}: text is wanted, found {row[key]!r}" for key in TEXTS if not isinstance(row.get(key) or "", str)
+    ]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def read(text: str, labels: dict[str, Label]) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,11 +29,14 @@ Criterion = Literal[CRITERIA]  # type: ignore[valid-type]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Data(Section):
-    path: Path = Field(Path("data/corpus"), description="folder of EMOTION.jsonl files, or a .jsonl, .csv or .parquet")
+    path: Path = Field(
+        Path("data/corpus"),
+        description="folder of EMOTION.jsonl files, or your own .jsonl, .csv or .parquet, or a folder of such",
+    )
     columns: dict[str, str] = Field({}, description="our field: your column, where the names differ")
     encoding: Literal["auto", "utf-8", "utf-8-sig", "shift_jis", "cp932"] = Field("auto", description="of CSV files")
     labels: Path = Field(Path("data/labels.yaml"), description="the emotions: name, synonyms, definition")
@@ -323,18 +327,45 @@ def defaults() -> Params:
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml. Raises UserError with line and key of every fault."""
-    try:
-        text = Path(path).read_text("utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the project's folder or give --params FILE") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    node, values = read_yaml(path, "; run from the project's folder or give --params FILE")
     try:
         return Params.model_validate(values if values is not None else {})
     except ValidationError as error:
         raise UserError(*(_fault(path, node, e) for e in error.errors())) from None
+
+
+def read_yaml(path: Path, missing: str) -> tuple[yaml.Node | None, Any]:
+    """A YAML file as nodes, which know their lines, and as values. Raises UserError; `missing` ends its words for no file."""
+    try:
+        text = Path(path).read_text("utf-8")
+        node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file{missing}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if twice := list(_twice(node)):
+        raise UserError(*(f"{path}:{line}: {key}: this key stands at line {first} already" for key, line, first in twice))
+    return node, values
+
+
+def _twice(node: yaml.Node | None) -> Iterator[tuple[str, int, int]]:
+    """Keys that a mapping holds twice, of which YAML would take the last: (key, line, line of the first)."""
+    todo, seen = [node], set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines:
+                    yield name, line, lines[name]
+                lines.setdefault(name, line)
+                todo.append(value)
 
 
 def _fault(path: Path, node: yaml.Node | None, error: dict) -> str:
@@ -344,9 +375,11 @@ def _fault(path: Path, node: yaml.Node | None, error: dict) -> str:
     if error["type"] == "extra_forbidden":
         allowed = _allowed(keys[:-1])
         near = difflib.get_close_matches(keys[-1], allowed, 1)
-        return f"{where}: unknown key{f'; did you mean {near[0]!r}?' if near else ''} Allowed: {', '.join(allowed)}"
+        return f"{where}: unknown key{f'; did you mean {near[0]!r}?' if near else '.'} Allowed: {', '.join(allowed)}"
     if error["type"] == "missing":
         return f"{where}: missing"
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{where}: keys with values are wanted, found {error['input'] if error['input'] is not None else 'nothing'}"
     message = error["msg"].removeprefix("Value error, ")
     shown = f" (found {error['input']!r})" if found and not isinstance(error["input"], dict) else ""
     return f"{where}: {message}{shown}"

@@ -176,10 +176,16 @@ def _imports(source: Path) -> list[str]:
     return sorted(found - {"emplifai", *CONTRACTS})
 
 
+#: Kinds of files that hold dialogues.
+KINDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+
 def data_files(path: Path) -> list[Path]:
-    """The files that make up data.path: itself, or what lies in the folder."""
+    """The files that make up data.path: itself, or those in the folder that are of a kind that is read, but for hidden ones."""
     path = Path(path)
-    return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    return sorted(f for f in path.iterdir() if f.suffix.lower() in KINDS and not f.name.startswith("."))
 
 
 def rating_files(folder: Path) -> list[Path]:

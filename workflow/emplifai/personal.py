@@ -19,13 +19,18 @@ _KANJI_DATE = (
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
 PHONE = re.compile(rf"(?<![\d.-])(?:\+81{_GAP}(?:\(0\))?|\(?0)\d(?:{_GAP}\d){{7,9}}(?![\d-])")
 TWELVE = re.compile(r"(?<!\d)(?<!\d[- ])\d{4}([- ]?)\d{4}\1\d{4}(?!\d)(?![- ]\d)")
+DOTTED = re.compile(r"(?<![\d.])0\d{1,4}\.\d{1,4}\.\d{3,4}(?![\d.])")
+NAMED = re.compile(  # with a wrong check digit too: a mistyped number stands for a person all the same
+    r"(?:マイナンバー|個人番号|my[ _]?number)[ :=は#が、()「]{0,4}(\d{4}([- ]?)\d{4}\2\d{4})(?!\d)(?![- ]\d)", re.IGNORECASE
+)
 PATIENT = re.compile(
     r"(?:(?:患者|カルテ|診察券|受診者?|診療録|被保険者|保険証)(?:の|証の)? ?(?:ID|番号|No\.?|ナンバー|コード)|(?:診察券|保険証)"
     r"|patient[ _-]?(?:ID|No\.?|number)|\bMRN)[ :=は#が、()「」]{0,4}([A-Za-z]{0,4}[- ]?\d[\d-]{2,}\d)",
     re.IGNORECASE,
 )
 BIRTH = re.compile(
-    rf"(?:生年月日|誕生日|\bDOB|date of birth|born(?: on)?)[ :=は#が、()「]{{0,4}}({_DATE}|{_KANJI_DATE})"
+    r"(?:生年月日|誕生日|\bDOB|date[ _-]of[ _-]birth|birth[ _-]?da(?:te|y)|born(?: on)?)[ :=は#が、()「]{0,4}"
+    rf"({_DATE}|{_KANJI_DATE}|(?:19|20)\d{{6}}(?!\d))"
     rf"|({_DATE}|{_KANJI_DATE})(?: ?に)? ?(?:生まれ|生れ|誕生|生(?![ぁ-んァ-ヶ一-龠]))",
     re.IGNORECASE,
 )
@@ -64,8 +69,9 @@ def find(text: str) -> list[tuple[int, int, str]]:
     found = [(*m.span(), "e-mail address") for m in EMAIL.finditer(half)]
     found += [(*m.span(1), "patient id") for m in PATIENT.finditer(half)]
     found += [(*m.span(1 if m[1] else 2), "date of birth") for m in BIRTH.finditer(half)]
+    found += [(*m.span(1), "My Number") for m in NAMED.finditer(half)]
     found += [(*m.span(), "My Number") for m in TWELVE.finditer(half) if is_my_number(re.sub(r"\D", "", m[0]))]
-    found += [(*m.span(), "telephone number") for m in PHONE.finditer(half) if is_phone(m[0])]
+    found += [(*m.span(), "telephone number") for p in (PHONE, DOTTED) for m in p.finditer(half) if is_phone(m[0])]
     kept: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(found, key=lambda f: (list(MASKS).index(f[2]), f[0])):
         if all(end <= s or start >= e for s, e, _ in kept):

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 from emplifai.errors import UserError
 from emplifai.params import Data
-from emplifai.paths import data_files
+from emplifai.paths import KINDS, data_files
 from emplifai.progress import Progress
 
 FIELDS = ("dialogue_id", "situation_id", "emotion", "condition", "situation", "turns", "patient", "supporter", "extra")
 NEEDED = ("dialogue_id", "situation_id", "emotion", "situation")
-KINDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
 class Row(NamedTuple):
@@ -35,7 +34,8 @@ def files_of(path: Path) -> list[Path]:
     """The files of data.path. Raises UserError when there are none or of a kind that is not read."""
     files = data_files(path)
     if not path.exists() or not files:
-        raise UserError(f"{path}: {'no *.jsonl file in this folder' if path.exists() else 'no such file or folder'} (data.path)")
+        why = f"no file of a kind that is read in this folder: {', '.join(KINDS)}" if path.exists() else "no such file or folder"
+        raise UserError(f"{path}: {why} (data.path)")
     strange = [f for f in files if f.suffix.lower() not in KINDS]
     if strange:
         raise UserError(*(f"{f}: not a kind of file that is read; allowed: {', '.join(KINDS)}" for f in strange))
@@ -59,6 +59,8 @@ def _names(columns: dict[str, str]) -> dict[str, str]:
     strange = [ours for ours in columns if ours not in FIELDS]
     if strange:
         raise UserError(*(f"data.columns: no field {ours!r}; allowed: {', '.join(FIELDS)}" for ours in strange))
+    if twice := sorted({theirs for theirs in columns.values() if list(columns.values()).count(theirs) > 1}):
+        raise UserError(*(f"data.columns: {theirs!r} is given for two fields; a column goes to one" for theirs in twice))
     return {theirs: ours for ours, theirs in columns.items()}
 
 
@@ -78,6 +80,8 @@ def _jsonl(path: Path, names: dict, _: str, add: Callable[[int], None]) -> Itera
             add(len(line))
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
+                if line.lstrip().startswith(b"["):
+                    raise UserError(f"{path}: a JSON array; JSON lines are wanted, one object a line (jq -c '.[]' makes them)")
             if not line.strip():
                 continue
             try:
@@ -104,8 +108,8 @@ def _csv(path: Path, names: dict, encoding: str, add: Callable[[int], None]) -> 
     with open(path, "rb") as file, io.TextIOWrapper(file, encoding, newline="") as text:
         reader = csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
-            header = next(reader, None)
-            _check_columns(path, header or [], names)
+            header = [cell.strip() for cell in next((row for row in reader if row), [])]
+            _check_columns(path, header, names)
             done = 0
             while True:
                 line = reader.line_num + 1
@@ -114,17 +118,25 @@ def _csv(path: Path, names: dict, encoding: str, add: Callable[[int], None]) -> 
                 except StopIteration:
                     return add(file.tell() - done)
                 except csv.Error as error:
-                    yield Row(str(path), line, None, f"not CSV: {error}")
+                    yield Row(str(path), line, None, _csv_fault(error))
                     continue
                 if line % 1000 == 0:
                     add(file.tell() - done)
                     done = file.tell()
-                if cells and len(cells) != len(header):
+                if not any(cells):  # a blank line, or one of nothing but commas, as spreadsheets leave them at the end
+                    continue
+                if len(cells) != len(header):
                     yield Row(str(path), line, None, f"{len(cells)} cells, but {len(header)} columns", cells)
-                elif cells:
+                else:
                     yield Row(str(path), line, _renamed(dict(zip(header, cells, strict=True)), names))
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not {encoding}: {error.reason}; set data.encoding, or save the file as UTF-8") from None
+
+
+def _csv_fault(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        return f"a cell of more than {csv.field_size_limit()} characters; is a quotation mark not closed?"
+    return "a quotation mark is not closed" if "unexpected end" in str(error) else f"not CSV: {error}"
 
 
 def guess_encoding(path: Path) -> str:
@@ -153,7 +165,9 @@ def _check_columns(path: Path, header: list[str], names: dict[str, str]) -> None
         missing += [f for f in ("patient", "supporter") if f not in have]
     faults = lost + [f"{path}: two columns {c!r}" for c in twice]
     if missing and "dialogues" not in have:
-        columns = ", ".join(header) or "nothing"
+        if not header:
+            raise UserError(f"{path}: empty; the first line names the columns: {', '.join(missing)}")
+        columns = ", ".join(header)
         faults.append(f"{path}: no column {', '.join(missing)}; it has: {columns}. Name yours under data.columns in params.yaml")
     if faults:
         raise UserError(*faults)

@@ -34,6 +34,11 @@ def run(params: Params, paths: Paths) -> None:
         groups = joined(table, params.validate_.near_duplicate)
         sides = assign(table.emotions, groups, params.split)
         parts, left_out = divide(table, sides, params.split)
+        if not parts["test"]:
+            raise UserError(
+                f"{paths.dialogues}: none of its {len(sides)} situations falls to test (split.test {params.split.test:g}): "
+                "there is nothing to evaluate; raise split.test, draw with another split.seed, or bring more situations"
+            )
         for part, numbers in parts.items():
             write_jsonl(paths.part(part), table.dialogues(numbers))
         manifest = describe(table, parts, groups, left_out, params.split, paths)
@@ -243,7 +248,7 @@ def _warn(table: Table, manifest: dict[str, Any], groups: dict[str, str], metric
     if without:
         print(f"warning: no test situation for: {', '.join(without)}", file=sys.stderr)
     for part in PARTS:
-        if not metrics[f"{part}.dialogues"]:
+        if not metrics[f"{part}.dialogues"] and manifest["shares"][part]:
             print(f"warning: {part} is empty; there are too few situations for these shares", file=sys.stderr)
     largest = max(Counter(groups.values()).values())
     if largest > max(1, len(groups) // 10):

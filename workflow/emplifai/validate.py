@@ -266,7 +266,7 @@ def _conclude(work: Validation, params: Params, paths: Paths) -> None:
         faults.append(
             f"{m['rejected']} of {m['rows']} dialogues rejected, more than validate.max_reject_share ({limit:g}) allows"
             if m["rows"] and m["reject_share"] > limit
-            else f"{params.data.path}: no dialogue is left"
+            else f"{params.data.path}: no dialogue {'is left' if m['rows'] else 'in it'}"
         )
     if faults:
         raise UserError(*faults)
