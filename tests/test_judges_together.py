@@ -60,3 +60,45 @@ def test_two_judges_at_work(study, call):  # noqa: F811
     assert numbers["empathy.judges"] == 3 and numbers["empathy.replies"] == 3 * len(dialogues())
     assert 1 < numbers["empathy.independent"] < 3 and 0.2 < numbers["empathy.correlation"] < 0.6
     assert numbers["empathy.alpha_low"] <= numbers["empathy.alpha"] <= numbers["empathy.alpha_high"]
+
+
+def test_the_report_shows_all_judges_in_one_table(tmp_path, monkeypatch):
+    """Made-up numbers in, the same numbers out; a criterion that puts a system above people is not valid for systems."""
+    import results_folder
+    from conftest import ROOT, yaml
+    from emplifai import evidence, judge_tables
+    from emplifai.paths import Paths
+    from emplifai.records import read_json, write_json
+    from emplifai.tables import Table
+
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["judges"]["llm"] = {"backend": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+    settings, paths = results_folder.project(tmp_path, values), Paths()
+    monkeypatch.chdir(tmp_path)
+    results_folder.write(settings, paths)
+    numbers = read_json(paths.metrics("judge"))
+    pairs = {"first_share": 0.75, "first_share_low": 0.7, "first_share_high": 0.8, "consistent": 0.6}
+    for model, score in (("reference", 0.5), ("tuned", 1.5)):
+        pairs |= {f"{model}.score": score, f"{model}.score_low": score - 0.1, f"{model}.score_high": score + 0.1}
+    numbers["llm"] |= {f"pairwise.empathy.{k}": v for k, v in pairs.items()}
+    numbers["llm"] |= {"input_tokens": 1200, "output_tokens": 34, "cost_usd": 0.5}
+    numbers["between"] = {"empathy.judges": 2, "empathy.replies": 112, "empathy.correlation": 0.4, "empathy.independent": 1.43}
+    write_json(paths.metrics("judge"), numbers)
+    run = evidence.read(settings, paths)
+    blocks = list(judge_tables.overview(run)) + list(judge_tables.pairs(run, "llm", "llm"))
+    blocks += list(judge_tables.audit(run, "llm", "llm"))
+    text = " ".join(b.text for b in blocks if not isinstance(b, Table))
+    tables = {b.name: b for b in blocks if isinstance(b, Table)}
+    head = tables["judges"].columns
+    row = dict(zip(head, tables["judges"].rows[4], strict=True))
+    assert row["judge"] == "llm (LLM judge)" and row["criterion"] == "empathy" and row["systems below people"] == "no"
+    assert (row["AUC, hardest contrast"], row["attacks that raise the score"], row["chooses the first of two"]) == (
+        0.62,
+        0.25,
+        0.75,
+    )
+    assert tables["between-judges"].rows == [["empathy", 2, 112, None, 0.4, 1.43]]
+    assert [r[0] for r in tables["pairs-llm-empathy"].rows][:2] == ["tuned", "reference"]
+    assert "75% chose the reply read first" in text and "read 1,200 and wrote 34 tokens: 0.5000 USD" in text
+    assert "3 of 6 probes moved its score as they should" in text
+    assert tables["audit-llm"].rows[0][0] == "contrast:generic" and tables["audit-llm"].rows[0][3] is True
