@@ -47,6 +47,8 @@ CHANGES = {
     "judge.scale": ([1, 7], "judge"),
     "judge.temperature": (0.7, "judge"),
     "judge.samples": (2, "judge"),
+    "judge.pairwise.criteria": (["empathy"], "judge"),
+    "judge.audit.situations": (2, "judge"),
     "correlate.confidence": (0.9, "correlate"),
     "correlate.resamples": (300, "correlate"),
     "report.title": ("another", "report"),
