@@ -155,6 +155,8 @@ def test_judges_stand_beside_people_reply_by_reply(folder, page):
     names = {p.stem for p in (place / "results/report/figures").glob("*.svg")}
     wanted = {f"{kind}-{judge}" for kind in ("items", "emotions", "systems") for judge in ("proxy", "bertscore")}
     assert wanted <= names and "difference-proxy" in names and "difference-bertscore" not in names
+    for name in {*wanted, "agreement", "difference-proxy"}:
+        assert "simulated raters" in (place / f"results/report/figures/{name}.svg").read_text(), name
     ceiling = beside_people.find(run.agreement, criterion="empathy", level="raters", statistic="leave_one_out_spearman")
     figure = page[page.index("Agreement with the simulated raters, and its ceiling") - 9000 :]
     assert f"ceiling {show(beside_people.estimate(ceiling), 2)}" in figure

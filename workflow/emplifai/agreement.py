@@ -178,16 +178,13 @@ def _alt_test(shared: Panel, make: Maker, judge: str, why: str, settings: Settin
 
 def _leave_one_out(panel: Panel, judge: str | None = None) -> Measure:
     """Mean over raters of the Spearman correlation of the rater, or of the judge, with the mean of the other raters."""
+    there, total = np.isfinite(panel.ratings), np.nansum(panel.ratings, 1)
     measures, parts = [], []
-    for j in range(len(panel.raters)):
-        others = np.delete(panel.ratings, j, axis=1)
-        count = np.isfinite(others).sum(1)
-        keep = np.isfinite(panel.ratings[:, j]) & (count > 0)
-        if keep.sum() >= FEWEST:
-            rest = np.nansum(others[keep], 1) / count[keep]
-            one = panel.judges[judge] if judge else panel.ratings[:, j]
-            measures.append(correlation.spearman(one[keep], rest))
-            parts.append(keep)
+    for own, rated in zip(panel.ratings.T, (there & (panel.count > 1)[:, None]).T, strict=True):
+        if rated.sum() >= FEWEST:
+            rest = (total[rated] - own[rated]) / (panel.count[rated] - 1)
+            measures.append(correlation.spearman((panel.judges[judge] if judge else own)[rated], rest))
+            parts.append(rated)
     return combine(measures, mean, parts) if measures else undefined(len(panel.items))
 
 

@@ -112,7 +112,7 @@ def ranks(axes: Any, panels: dict[str, tuple[Sequence[str], np.ndarray, np.ndarr
             axis.text(1.06, right[k], f"{scores[k]:.2f} {name}", ha="left", va="center", fontsize=8)
         axis.set_xlim(-1.1, 2.1)
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_xticks([0, 1], [who.replace(" ", "\n"), judge.replace(" (", "\n(")], fontsize=8)
+        axis.set_xticks([0, 1], [who, judge.replace(" (", "\n(")], fontsize=8)
         axis.set_yticks([])
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)

@@ -148,7 +148,7 @@ def emotions(run: Evidence, folder: Path, judge: str, who: str) -> Iterator[Figu
     alt = f"Spearman correlation of {named(run, judge)} with the {who} by emotion, shrunken. " + "; ".join(parts)
     title = f"{named(run, judge)} and the {who} by emotion (Spearman, shrunken)"
     size = (2.0 + 2.1 * len(panels), 1.2 + 0.21 * len(names))
-    paint = lambda axes: agreement_figures.forests(axes, panels, "Spearman")  # noqa: E731
+    paint = lambda axes: agreement_figures.forests(axes, panels, f"Spearman, {who}")  # noqa: E731
     yield figures.draw(folder, f"emotions-{judge}", title, alt, size, paint, len(panels))
 
 

@@ -7,6 +7,8 @@ does it fail; what is the mean that few ratings and many judgements give togethe
 
 from typing import Any
 
+import numpy as np
+
 from emplifai.panel import Panel
 from emplifai.rows import Row, Settings
 from emplifai.statistics.alt_test import ITEMS, alt_test
@@ -115,11 +117,19 @@ def _judge(panel: Panel, judge: str, people: Json, rows: _Rows, bias: _Rows, set
         "alternative_annotator_test": _alt_test(panel, judge, rows, settings),
         "systems": _systems(panel, judge, rows) if models else {"status": "one system"},
         "fails": _fails(judge, rows, bias, settings),
+        "share_of_rated_replies_without_a_score": _missing(panel, judge),
         "mean_rating": rows.number(judge=judge, level="pooled", statistic="ppi_mean"),
     }
     kind = "proxy" if judge in panel.proxies else "judge"
     answer, words = _answer(f"the {kind} {judge}", people, found)
     return {"kind": kind, "may_replace_a_rater": answer, "words": words[0].upper() + words[1:], **found}
+
+
+def _missing(panel: Panel, judge: str) -> dict[str, float]:
+    """By model: what a judge failed to score is seldom missing by chance."""
+    rated = panel.of(panel.count > 0)
+    gone = ~np.isfinite(rated.judges[judge])
+    return {str(model): float(gone[rated.model == model].mean()) for model in np.unique(rated.model)}
 
 
 def _ceiling(judge: Json, apart: Json, people: Json) -> Json:
@@ -185,8 +195,9 @@ def _answer(name: str, people: Json, found: Json) -> tuple[str, str]:
         words = f"{name} cannot be compared with people ({order['status']})."
         return "no verdict", words
     words = f"{name} orders replies as people do to the degree {_shown(order)} (Spearman, {order['level']})"
-    ceiling = found["ceiling"]["rater"]["estimate"]
-    words += f"; a rater reaches {ceiling:.2f} against the others." if ceiling is not None else "."
+    alike, ceiling = (found["ceiling"][who]["estimate"] for who in ("judge", "rater"))
+    known = alike is not None and ceiling is not None
+    words += f"; against the other raters it reaches {alike:.2f}, where a rater reaches {ceiling:.2f}." if known else "."
     if test["status"] != "ok":
         return "not tested", f"{words} Whether it may replace a rater was not tested ({test['status']})."
     if test["unreliable_because"]:
