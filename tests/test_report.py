@@ -122,7 +122,7 @@ def test_every_system_stands_on_every_measure_with_its_nulls(folder, page):
     assert all(
         f"{name}</th>" in table for name in ("held-out loss", "null of accuracy", "null of F1", "proxy: empathy (invalid)")
     )
-    assert "simulated raters: empathy" in table and table.count('scope="row"') == 7
+    assert "simulated raters: empathy" in table and table.count('scope="row"') == 2 * 7
     pairs = [(run.test[i].emotion, r.label) for i, r in run.emotions["tuned"].items()]
     by_hand = sum(true == said for true, _ in pairs for _, said in pairs) / len(pairs) ** 2
     assert findings.accuracy_null(run, "tuned") == pytest.approx(by_hand)

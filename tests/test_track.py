@@ -186,8 +186,8 @@ def test_a_run_half_sent_is_completed(project):
     pipeline = journal.take(params, paths)
     tracker = connect(params, paths)
     job = next(j for j in pipeline.jobs if j.title == "finetune/tuned")
-    parent = tracker._start(pipeline.key, "pipeline", pipeline.name, pipeline.start, {})
-    tracker._start(job.key, "job", job.title, job.start, {"mlflow.parentRunId": parent.run_id})
+    parent = tracker._start(pipeline.key, "pipeline", pipeline.name, pipeline.start)
+    tracker._start(job.key, "job", job.title, job.start, parent.run_id)
     call(project)
     found = runs(project)
     assert len(found) == 1 + JOBS and {r["status"] for r in found} == {"FINISHED"}

@@ -23,7 +23,7 @@ BOUNDS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-SECONDS = 60  # that a server is given in all; the rest goes with the next `emplifai track`
+SECONDS = 120  # that a server is given in all; the rest goes with the next `emplifai track`
 KEY, KIND = "emplifai.key", "emplifai.kind"
 TEXTS = ("samples.json", "index.html", "log.txt")  # files that may hold what patients and models said
 

@@ -8,18 +8,20 @@ from emplifai.mlflow_connection import Connection
 from emplifai.records import sha256
 
 
-def send_traces(connection: Connection, job: Any, traces: list[dict]) -> None:
+def send_traces(connection: Connection, run_id: str, began: int, traces: list[dict]) -> None:
     """Write traces with ids of their own, so that the same ones again change nothing and new ratings join them.
 
-    job: MLflow's info of the judge's run. The last trace is the newest, so the first that MLflow's pages show.
+    run_id, began: the judge's run, and when it started (ms since 1970). The last trace is the newest, so the first that
+    MLflow's pages show.
     """
     from mlflow.tracing.client import TracingClient
 
     tracing, experiment = TracingClient(connection.client.tracking_uri), connection.experiment
-    start = job.start_time * 1_000_000
+    start = began * 1_000_000
     spans = [span for k, trace in enumerate(traces) for span in _spans(trace, start + k * 1_000_000)]
     for k, trace in enumerate(traces):
-        tracing.start_trace(_info(trace, experiment, job.run_id, job.start_time + k))
+        connection.in_time()
+        tracing.start_trace(_info(trace, experiment, run_id, began + k))
     if spans:
         tracing.log_spans(experiment, spans)
 

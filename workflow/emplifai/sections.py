@@ -1,6 +1,6 @@
 """The sections of the report: sentences, tables and figures, in the order a reader needs them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,36 +31,47 @@ def all_sections(run: Evidence, folder: Path) -> list[Section]:
 
 def systems(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
     """Models x metrics: each number with its interval, the nulls beside it, the anchors as rows."""
-    columns = {"held-out loss": lambda m: findings.loss(run, m)}
-    columns["emotion accuracy"] = lambda m: findings.measured(run, f"{m}.emotion.accuracy")
-    columns["null of accuracy"] = lambda m: findings.accuracy_null(run, m)
-    columns["BERTScore F1"] = lambda m: findings.measured(run, f"{m}.reply.f1")
-    columns["null of F1"] = lambda m: run.metrics["bertscore"].get(f"{m}.reply.null")
-    for judge in run.params.judges:
-        for criterion, head in heads(run, judge).items():
-            columns[f"{judge}: {head}"] = lambda m, j=judge, c=criterion: findings.over_dialogues(
-                run, findings.judged(run, j, m, c)
-            )
-    who = SIMULATED if run.simulated else "raters"
-    means = findings.human_means(run)
-    for criterion in dict.fromkeys(c for rows in means.values() for c, _ in rows):
-        given = {key: value for key, rows in means.items() for c, value in rows if c == criterion}
-        columns[f"{who}: {criterion}"] = lambda m, given=given: findings.over_dialogues(
-            run, {i: v for (i, model), v in given.items() if model == m and i in run.test}
-        )
-    rows = [[m, *(value(m) for value in columns.values())] for m in run.params.models]
-    shown = [k for k in range(1, len(columns) + 1) if any(_there(row[k]) for row in rows)]
-    if not shown:
-        return
+    outputs = {
+        "held-out loss": lambda m: findings.loss(run, m),
+        "emotion accuracy": lambda m: findings.measured(run, f"{m}.emotion.accuracy"),
+        "null of accuracy": lambda m: findings.accuracy_null(run, m),
+        "BERTScore F1": lambda m: findings.measured(run, f"{m}.reply.f1"),
+        "null of F1": lambda m: run.metrics["bertscore"].get(f"{m}.reply.null"),
+    }
     yield Note(
         "Every system on every measure. Loss: nats a token, lower is better; all else: higher. A null is what the same outputs "
         "score when the labels, or the references, are those of other dialogues. Anchors are grey, tuned models blue."
     )
-    names = ["system", *columns]
-    rows = [[row[0], *(row[k] for k in shown)] for row in rows]
-    fine = {"BERTScore F1": 3, "null of F1": 3}
-    columns = ["system", *(names[k] for k in shown)]
-    yield Table("systems", "Systems by measure", columns, rows, digits=2, marks=marks(run), places=fine)
+    yield from _by_system(run, "systems", "Systems by measure", outputs)
+    who = SIMULATED if run.simulated else "raters"
+    yield from _by_system(run, "opinions", f"Mean scores of judges and {who}", _opinions(run))
+
+
+def _opinions(run: Evidence) -> dict[str, Callable]:
+    """Mean scores of a system by judge or raters and criterion."""
+    found: dict[str, Callable] = {}
+    for judge in run.params.judges:
+        for criterion, head in heads(run, judge).items():
+            scores = {m: findings.judged(run, judge, m, criterion) for m in run.params.models}
+            found[f"{judge}: {head}"] = lambda m, scores=scores: findings.over_dialogues(run, scores[m])
+    means = findings.human_means(run)
+    for criterion in dict.fromkeys(c for rows in means.values() for c, _ in rows):
+        given = {key: value for key, rows in means.items() for c, value in rows if c == criterion and key[0] in run.test}
+        found[f"{SIMULATED if run.simulated else 'raters'}: {criterion}"] = lambda m, given=given: findings.over_dialogues(
+            run, {i: value for (i, model), value in given.items() if model == m}
+        )
+    return found
+
+
+def _by_system(run: Evidence, name: str, caption: str, columns: dict[str, Callable]) -> Iterator[Table]:
+    """A row a system; columns that nobody has a number in are left out."""
+    rows = [[m, *(value(m) for value in columns.values())] for m in run.params.models]
+    shown = [k for k in range(1, len(columns) + 1) if any(_there(row[k]) for row in rows)]
+    if shown:
+        names = ["system", *columns]
+        rows = [[row[0], *(row[k] for k in shown)] for row in rows]
+        places = {"BERTScore F1": 3, "null of F1": 3}
+        yield Table(name, caption, ["system", *(names[k] for k in shown)], rows, digits=2, marks=marks(run), places=places)
 
 
 def _there(cell: object) -> bool:

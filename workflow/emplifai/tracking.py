@@ -1,6 +1,7 @@
 """Pipelines into MLflow's runs, a child a job. Everything is idempotent: sent twice, it is there once."""
 
 import json
+from dataclasses import dataclass
 
 from emplifai import journal, mlflow_models
 from emplifai.journal import Job, Pipeline
@@ -12,6 +13,17 @@ from emplifai.paths import Paths
 ENDED = ("FINISHED", "FAILED")
 
 
+@dataclass
+class Known:
+    """A run that MLflow has, as far as sending needs to know it."""
+
+    run_id: str
+    start: int
+    done: bool = False  # all of it is there, or a user deleted it: it stays deleted
+    parent: str = ""
+    traces: str = ""  # digest of the traces that it has
+
+
 class Tracker:
     """Knows which pipelines MLflow has, and sends the rest."""
 
@@ -20,46 +32,56 @@ class Tracker:
         self.paths = paths
         self.at = Connection(settings, paths, texts)
         self.client = self.at.client
-        self.there = {run.data.tags[KEY]: run.info for run in self.at.runs("pipeline")}
+        self.there = self._known("pipeline")
+
+    def _known(self, kind: str) -> dict[str, Known]:
+        found = {}
+        for run in self.at.runs(kind):
+            info, tags = run.info, run.data.tags
+            done = info.status in ENDED or info.lifecycle_stage == "deleted"
+            parent, traces = tags.get("mlflow.parentRunId", ""), tags.get("emplifai.traces", "")
+            found[tags[KEY]] = Known(info.run_id, info.start_time, done, parent, traces)
+        return found
 
     def send(self, pipelines: list[Pipeline]) -> tuple[int, int]:
         """Send what is not there yet; return how many pipelines and jobs were sent."""
-        missing = [p for p in pipelines if not self._done(self.there.get(p.key))]
+        missing = [p for p in pipelines if not (p.key in self.there and self.there[p.key].done)]
         if not missing:
             return 0, 0
-        jobs = {run.data.tags[KEY]: run.info for run in self.at.runs("job")}
+        jobs = self._known("job")
         return len(missing), sum(self._pipeline(pipeline, jobs) for pipeline in missing)
 
     def register(self, pipeline: Pipeline) -> list[str]:
         return mlflow_models.register(self.at, pipeline)
 
-    def _pipeline(self, pipeline: Pipeline, jobs: dict) -> int:
+    def _pipeline(self, pipeline: Pipeline, jobs: dict[str, Known]) -> int:
         """A parent with the jobs that are new as children, and links to those that an earlier pipeline has."""
-        parent = self.there.get(pipeline.key) or self._start(pipeline.key, "pipeline", pipeline.name, pipeline.start, {})
-        sent, reused = 0, {}
+        if pipeline.key not in self.there:
+            self.there[pipeline.key] = self._start(pipeline.key, "pipeline", pipeline.name, pipeline.start)
+        parent, sent, reused = self.there[pipeline.key], 0, {}
         for job in pipeline.jobs:
-            self.at.in_time()
-            info = jobs.get(job.key)
-            if not self._done(info):
-                info = info or self._start(job.key, "job", job.title, job.start, {"mlflow.parentRunId": parent.run_id})
-                self._fill(info.run_id, job)
-                jobs[job.key] = info = self._finish(info.run_id, job.status, job.end)
+            if job.key not in jobs:
+                jobs[job.key] = self._start(job.key, "job", job.title, job.start, parent.run_id)
+            run = jobs[job.key]
+            if not run.done:
+                self._fill(run.run_id, job)
+                self._finish(run, job.status, job.end)
                 sent += 1
-            elif self.client.get_run(info.run_id).data.tags.get("mlflow.parentRunId") != parent.run_id:
-                reused[job.title] = info.run_id
+            elif run.parent != parent.run_id:
+                reused[job.title] = run.run_id
         if self.at.texts:
             self._traces(pipeline, jobs)
         self.at.log(parent.run_id, pipeline.params, pipeline.tags | self._links(reused), self._headline(pipeline))
-        self.there[pipeline.key] = self._finish(parent.run_id, pipeline.status, pipeline.end)
+        self._finish(parent, pipeline.status, pipeline.end)
         return sent
 
-    def _traces(self, pipeline: Pipeline, jobs: dict) -> None:
+    def _traces(self, pipeline: Pipeline, jobs: dict[str, Known]) -> None:
         for key, (traces, count, left_out) in pipeline.traces.items():
             run = jobs[key]
-            if self.client.get_run(run.run_id).data.tags.get("emplifai.traces") != traces:
-                self.at.in_time()
-                send_traces(self.at, run, self._load(traces))
+            if run.traces != traces:
+                send_traces(self.at, run.run_id, run.start, self._load(traces))
                 self.at.log(run.run_id, {}, {"emplifai.traces": traces, "traces": f"{count} sent, {left_out} left out"}, [])
+                run.traces = traces
 
     def _links(self, reused: dict[str, str]) -> dict[str, str]:
         """Tags that name the runs of earlier pipelines whose results this one used again."""
@@ -76,16 +98,16 @@ class Tracker:
             if job.stage in ("bertscore", "correlate", "report") and "/" not in name
         ]
 
-    def _start(self, key: str, kind: str, name: str, start: int, tags: dict[str, str]):
-        tags = {KEY: key, KIND: kind, "mlflow.source.name": "emplifai", "mlflow.source.type": "PROJECT", **tags}
-        return self.client.create_run(self.at.experiment, start, tags, name).info
+    def _start(self, key: str, kind: str, name: str, start: int, parent: str = "") -> Known:
+        self.at.in_time()
+        tags = {KEY: key, KIND: kind, "mlflow.source.name": "emplifai", "mlflow.source.type": "PROJECT"}
+        tags |= {"mlflow.parentRunId": parent} if parent else {}
+        run = self.client.create_run(self.at.experiment, start, tags, name)
+        return Known(run.info.run_id, start, parent=parent)
 
-    def _finish(self, run_id: str, status: str, end: int):
-        self.client.set_terminated(run_id, status, end)
-        return self.client.get_run(run_id).info
-
-    def _done(self, info) -> bool:
-        return info is not None and (info.status in ENDED or info.lifecycle_stage == "deleted")
+    def _finish(self, run: Known, status: str, end: int) -> None:
+        self.client.set_terminated(run.run_id, status, end)
+        run.done = True
 
     def _fill(self, run_id: str, job: Job) -> None:
         tags = dict(job.tags)
