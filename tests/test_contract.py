@@ -1,5 +1,6 @@
 """One name per stage everywhere, and both engines plan the same."""
 
+import ast
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from conftest import BIN, ROOT, environment
-from emplifai import STAGES, cli, params
+from emplifai import STAGES, cli, params, paths
 from emplifai.errors import UserError
 from emplifai.paths import Paths
 
@@ -38,6 +39,16 @@ def test_both_engines_watch_the_code_of_each_stage(stage, monkeypatch):
     assert watched == {*code, f"workflow/rules/{stage}.smk"}, "run: python docs/make.py"
     assert f'PATHS.code("{stage}")' in (ROOT / f"workflow/rules/{stage}.smk").read_text()
     assert f"workflow/emplifai/{stage}.py" in code
+
+
+def test_imports_are_found_as_python_finds_them():
+    """paths looks at lines, which is quick; here the whole tree of each module is walked."""
+    for source in (ROOT / "workflow/emplifai").rglob("*.py"):
+        nodes = [n for n in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(n, ast.ImportFrom)]
+        ours = [n for n in nodes if (n.module or "").split(".")[0] == "emplifai"]
+        names = {name for n in ours for name in (n.module, *(f"{n.module}.{a.name}" for a in n.names))}
+        expected = {name.removeprefix("emplifai.") for name in names} - {"emplifai", *paths.CONTRACTS}
+        assert paths._imports(source) == sorted(expected), source
 
 
 def test_no_file_is_named_in_two_ways():

@@ -1,6 +1,7 @@
 """The only place that knows where a file lies. Rules and stages both ask here."""
 
 import ast
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,15 @@ def _source(module: str) -> Path:
     return Path("workflow/emplifai", *module.split(".")).with_suffix(".py")
 
 
+_IMPORT = re.compile(r"^[ \t]*(from emplifai(?:\.[\w.]+)? import (?:\([^)]*\)|.+))", re.MULTILINE)
+
+
 def _imports(source: Path) -> list[str]:
     """Our modules that a file imports, wherever in it: `emplifai.a.b` and `from emplifai.a import b` are a.b."""
     names = set()
-    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "emplifai":
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for line in _IMPORT.findall(source.read_text("utf-8")):  # only these lines are parsed: each start of Snakemake comes by here
+        (node,) = ast.parse(line).body
+        names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     found = {name.removeprefix("emplifai.") for name in names}
     return sorted(found - {"emplifai", *CONTRACTS})
 
