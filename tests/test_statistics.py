@@ -257,6 +257,17 @@ def test_alt_test_of_few_items_says_so():
     assert alt_test.alt_test(ratings[:, :1], np.ones(20)) is None
 
 
+def test_signed_ranks_of_few_items_are_scipys():
+    rng = np.random.default_rng(0)
+    for items in (3, 5, 8, 11, 14, 29):
+        lost, even, won = rng.multinomial(items, [0.3, 0.4, 0.3])
+        for epsilon in (0.2, 0.15, 0.1):
+            differences = np.repeat([-1.0, 0, 1], [lost, even, won]) - epsilon
+            theirs = scipy.stats.wilcoxon(differences, alternative="less").pvalue
+            assert alt_test._wilcoxon(lost, even, won, epsilon) == pytest.approx(theirs, abs=1e-12)
+    assert alt_test._wilcoxon(0, 5, 0, 0.0) == 1
+
+
 def test_a_judge_that_is_the_median_wins_and_one_at_the_end_loses():
     ratings = raters(3, 200, 5)
     assert alt_test.alt_test(ratings, np.median(ratings, 1)).winning_rate == 1
