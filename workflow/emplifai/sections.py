@@ -55,7 +55,8 @@ def _opinions(run: Evidence) -> dict[str, Callable]:
             scores = {m: findings.judged(run, judge, m, criterion) for m in run.params.models}
             found[f"{judge}: {head}"] = lambda m, scores=scores: findings.over_dialogues(run, scores[m])
     means = findings.human_means(run)
-    for criterion in dict.fromkeys(c for rows in means.values() for c, _ in rows):
+    rated = {c for rows in means.values() for c, _ in rows}
+    for criterion in sorted(rated, key=lambda c: (*run.params.judge.criteria, c).index(c)):
         given = {key: value for key, rows in means.items() for c, value in rows if c == criterion and key[0] in run.test}
         found[f"{SIMULATED if run.simulated else 'raters'}: {criterion}"] = lambda m, given=given: findings.over_dialogues(
             run, {i: value for (i, model), value in given.items() if model == m}
@@ -183,13 +184,13 @@ def confusion(run: Evidence, folder: Path, model: str) -> Figure:
     names, counts = findings.confusion(run, model)
     words = emotion_names(run, names)
     right, null = int(np.trace(counts)), (findings.accuracy_null(run, model) or 0) * counts.sum()
+    title = f"True and predicted emotion, {model}: {right} of {counts.sum()} right ({null:.1f} with permuted labels)"
     alt = (
-        f"Confusion matrix of {model}: {right} of {counts.sum()} test dialogues on the diagonal; with permuted labels it "
-        f"would be {null:.1f}."
+        f"Confusion matrix of {model}: {right} of {counts.sum()} test dialogues on the diagonal; {null:.1f} with permuted labels."
     )
     size = (7.2, 6.6) if len(names) > 12 else (5.5, 4.6)
     paint = lambda axes: figures.matrix(axes, counts, words, [*words, "none"])  # noqa: E731
-    return figures.draw(folder, f"confusion-{model}", f"True and predicted emotion, {model}", alt, size, paint)
+    return figures.draw(folder, f"confusion-{model}", title, alt, size, paint)
 
 
 def bertscore(run: Evidence, folder: Path) -> Iterator[Note | Table | Figure]:
