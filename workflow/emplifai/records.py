@@ -193,12 +193,19 @@ def atomic(path: Path, mode: str = "w") -> Iterator[Any]:
 
 def dumps(record: Any) -> str:
     """JSON of a record or of any JSON value, dataclasses in it as objects."""
-    return json.dumps(record, ensure_ascii=False, default=_fields)
+    return _ENCODER.encode(record)
 
 
 def _fields(record: Any) -> dict[str, Any]:
     """One level of a dataclass: dataclasses.asdict would copy all that lies below."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    try:
+        names = record.__match_args__  # the fields' names; dataclasses.fields makes a list of objects anew each time
+    except AttributeError:
+        raise TypeError(f"{type(record).__name__} is no JSON value") from None
+    return {name: getattr(record, name) for name in names}
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_fields)
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:

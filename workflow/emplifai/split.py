@@ -20,7 +20,7 @@ from emplifai import provenance
 from emplifai.errors import UserError
 from emplifai.params import Params, Split
 from emplifai.paths import Paths
-from emplifai.records import Dialogue, file_sha256, read_jsonl, write_json, write_jsonl
+from emplifai.records import Dialogue, atomic, file_sha256, read_jsonl, write_json
 
 PARTS = ("train", "dev", "test")
 BLOCK = 10  # running numbers that share a permutation: 10 situations an emotion split exactly at shares in tenths
@@ -40,7 +40,7 @@ def run(params: Params, paths: Paths) -> None:
                 "there is nothing to evaluate; raise split.test, draw with another split.seed, or bring more situations"
             )
         for part, numbers in parts.items():
-            write_jsonl(paths.part(part), table.dialogues(numbers))
+            table.copy(numbers, paths.part(part))
         manifest = describe(table, parts, groups, left_out, params.split, paths)
         write_json(paths.manifest, manifest)
         metrics = measure(table, manifest)
@@ -115,10 +115,18 @@ class Table:
         """The dialogues of these numbers, from the file."""
         import json
 
+        return (Dialogue(**json.loads(line)) for line in self.lines(numbers))
+
+    def lines(self, numbers: Any) -> Iterator[bytes]:
         with open(self.path, "rb") as file:
             for number in numbers:
                 file.seek(self.offsets[number])
-                yield Dialogue(**json.loads(file.readline()))
+                yield file.readline().rstrip(b"\r\n") + b"\n"
+
+    def copy(self, numbers: Any, path: Path) -> None:
+        """Write these dialogues' lines as they are: `read` has found each to be a record."""
+        with atomic(path, "wb") as file:
+            file.writelines(self.lines(numbers))
 
 
 def _offsets(path: Path) -> Iterator[int]:
