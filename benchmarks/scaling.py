@@ -2,9 +2,10 @@
 
 python benchmarks/scaling.py [--items 280] [--times 1 10] [--models 1 2 8] [--shards 1 2 8] [--model FOLDER]
 
-Each stage in a process of its own, on data of benchmarks/validate.py. --model: the embedded model, or by default one of two layers
-with random weights, which shows the stage and not the arithmetic. Growth: the exponent between the smallest and the largest size of
-the time beyond the start (the time at a tenth of the smallest size is taken for the start). 1 is a straight line.
+Each stage in a process of its own, on data of benchmarks/validate.py. --model: the embedded model, or by default one of
+two layers with random weights, which shows the stage and not the arithmetic. Growth: the exponent between the smallest and
+the largest size of the time beyond the start (the time at a tenth of the smallest size is taken for the start). 1 is a
+straight line.
 """
 
 import argparse
