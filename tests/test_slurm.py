@@ -1,5 +1,6 @@
 """`snakemake --profile slurm all` on a real SLURM of two nodes, through faults."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -146,13 +147,15 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
 
     process = start()
     killed = freeze(project, "bertscore")
-    freeze(project, "judge")
+    lost = freeze(project, "judge")
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: "SLURM status is: 'FAILED'" in said(project))
     job = running(cluster, "judge_wildcards_proxy")[0]
     node = cluster.show(job)["NodeList"]
     cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     wait_for(lambda: not running(cluster, "judge_wildcards_proxy"))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(lost, signal.SIGKILL)  # as the node's end does
     cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
     cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM would wait two minutes
     assert process.wait(LONG) == 0, said(project)[-3000:]

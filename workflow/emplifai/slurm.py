@@ -101,15 +101,19 @@ def _keep_in_sight(original):
     """Without: a poll that SLURM does not answer makes the plugin forget all jobs, and wait for ever for none.
 
     Also polls at a steady pace (the plugin's grows to 3 minutes, in which a cluster may forget that a job ended), says when
-    SLURM is silent, and gives a job up that SLURM no longer knows: its next try finds in the cache what it had made.
+    SLURM is silent, releases a job that SLURM holds since it could not be launched (a node that came back too soon), and gives
+    a job up that SLURM no longer knows: its next try finds in the cache what it had made.
     """
 
     async def check_active_jobs(self, active_jobs):
         async for _ in original(self, active_jobs):
             pass
         kept = [job for job in active_jobs if job.external_jobid not in vars(self).get("_ended", ())]
-        known = await _known(self.run_uuid) if kept else set()
+        known = await _known(self.run_uuid) if kept else {}
         _tell_silence(self, known is None)
+        for job in [job for job, reason in (known or {}).items() if reason == "launch failed requeued held"]:
+            self.logger.warning(f"SLURM holds job {job}, since its node could not launch it: released.")
+            subprocess.run(["scontrol", "release", job], capture_output=True)
         for job in kept:
             if not _gone(self, job, known):
                 yield job
@@ -118,18 +122,19 @@ def _keep_in_sight(original):
     return check_active_jobs
 
 
-async def _known(run: str) -> set[str] | None:
-    """Ids of the run's jobs that SLURM knows; None when it does not answer."""
-    command = ("squeue", "--noheader", "--states=all", "--format=%i", "--name", run)
+async def _known(run: str) -> dict[str, str] | None:
+    """The run's jobs that SLURM knows, with what they wait for; None when it does not answer."""
+    command = ("squeue", "--noheader", "--states=all", "--format=%i|%r", "--name", run)
     try:
         process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-3)
         out, _ = await asyncio.wait_for(process.communicate(), 60)
     except (OSError, TimeoutError):
         return None
-    return set(out.decode().split()) if process.returncode == 0 else None
+    rows = (line.split("|", 1) for line in out.decode().splitlines() if "|" in line)
+    return {job: reason.strip() for job, reason in rows} if process.returncode == 0 else None
 
 
-def _gone(executor: Any, job: Any, known: set[str] | None) -> bool:
+def _gone(executor: Any, job: Any, known: dict[str, str] | None) -> bool:
     absent = vars(executor).setdefault("_absent", {})
     if known is None or job.external_jobid in known or "_" in job.external_jobid:
         absent.pop(job.external_jobid, None)
