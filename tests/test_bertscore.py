@@ -9,6 +9,8 @@ import shutil
 import pytest
 
 from conftest import change_params, corpus
+from emplifai.backends.encoder import recommended_layer
+from emplifai.errors import UserError
 from emplifai.params import EMBEDDED, Bertscore
 from emplifai.records import sha256
 
@@ -275,6 +277,13 @@ def test_stage(project, run):
     run("emplifai", "bertscore")
     assert (out / "shuffled.jsonl").read_bytes() == before["shuffled.jsonl"], "fresh, in other company: the same bytes"
     assert not (out / "parrot.jsonl").exists(), "scores of a model taken out of the params"
+
+
+def test_layers_that_bert_score_recommends():
+    for name in ("google-bert/bert-base-multilingual-cased", "bert-base-multilingual-cased"):
+        assert recommended_layer(name) == 9
+    with pytest.raises(UserError, match="recommends none for 'nobody/nothing'"):
+        recommended_layer("nobody/nothing")
 
 
 def test_faults_of_the_user(project, run, tiny_model):

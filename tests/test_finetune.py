@@ -303,7 +303,7 @@ def test_adapter_folder_works_with_plain_peft_elsewhere(ready, run, tiny_model, 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    run("emplifai", "finetune", "--model", "tuned")
+    assert "Warning" not in run("emplifai", "finetune", "--model", "tuned").stderr
     place = ready / "results/finetune/tuned"
     copy = shutil.copytree(place / "adapter", tmp_path / "elsewhere")
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

@@ -298,6 +298,12 @@ def test_command_line_and_tasks(parts, run):
     change_params(parts, generate__tasks=["reply"])
     run("emplifai", "generate", "--model", "base")
     assert results(parts)["emotion.jsonl"] == b"" and results(parts)["reply.jsonl"]
+    (parts / "other.yaml").write_text("up: {ja: 上向き}")
+    change_params(parts, data__labels="other.yaml")
+    for name in ("base", "reference"):
+        done = run("emplifai", "generate", "--model", name, ok=False)
+        assert done.returncode == 2 and "error: other.yaml: no label 'admiration', which dialogue admiration-" in done.stderr
+    change_params(parts, data__labels="data/labels.yaml")
     done = run("emplifai", "generate", "--model", "tuned", ok=False)
     assert done.returncode == 2 and "run finetune first" in done.stderr
 

@@ -38,8 +38,8 @@ def run(params: Params, paths: Paths, shard: Shard | None = None) -> None:
 
     A shard only fills the cache with the scores of its references: each is encoded by one shard.
     """
-    labels = emotions.load(params.data.labels)
     test = {d.dialogue_id: d for d in read_jsonl(paths.part("test"), Dialogue)}
+    labels = emotions.covering(params.data.labels, test.values())
     systems = {(m, task): _items(paths, m, task, test, labels) for m in params.models for task in TASKS}
     if shard:
         pairs = [pair for (_, task), items in systems.items() for pair in _pairs(task, items, test, params.bertscore.seed)]

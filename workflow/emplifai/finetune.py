@@ -31,7 +31,7 @@ def run(params: Params, paths: Paths, name: str) -> None:
     recorded = provenance.record(paths.record("finetune", name), "finetune", used, inputs, name)
     with nullcontext({}) if ranks.number() else recorded as record:
         dialogues = {part: list(read_jsonl(paths.part(part), Dialogue)) for part in ("train", "dev")}
-        known = labels.load(params.data.labels)
+        known = labels.covering(params.data.labels, [*dialogues["train"], *dialogues["dev"]])
         model, tokenizer = weights.load(entry, device=ranks.device())
         parts = {
             part: examples.encode(_chosen(part, rows, settings), known, tokenizer, settings) for part, rows in dialogues.items()

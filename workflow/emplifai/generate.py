@@ -24,7 +24,7 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
     entry = params.models[name]
     test = list(read_jsonl(paths.part("test"), Dialogue))
     train = list(read_jsonl(paths.part("train"), Dialogue))
-    names = label_file.load(params.data.labels)
+    names = label_file.covering(params.data.labels, [*test, *train])
     adapter = _adapter(entry, paths, name)
     if shard:
         _answers(params, paths, name, adapter, test, train, names, {}, shard)

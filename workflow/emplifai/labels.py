@@ -1,11 +1,13 @@
 """The emotions: names, synonyms and definitions, and how free text is read as one of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emplifai.errors import UserError
 from emplifai.params import read_yaml
+from emplifai.records import Dialogue
 
 TEXTS = ("definition_ja", "definition_en", "polarity")
 
@@ -37,6 +39,17 @@ def load(path: Path) -> dict[str, Label]:
         labels[name] = label
     if faults:
         raise UserError(*faults)
+    return labels
+
+
+def covering(path: Path, dialogues: Iterable[Dialogue]) -> dict[str, Label]:
+    """Labels by name. Raises UserError naming each emotion of the dialogues that is none of them."""
+    labels = load(path)
+    strange = {d.emotion: d.dialogue_id for d in dialogues if d.emotion not in labels}
+    if strange:
+        raise UserError(
+            *(f"{path}: no label {e!r}, which dialogue {d} has; run validate with these labels" for e, d in strange.items())
+        )
     return labels
 
 

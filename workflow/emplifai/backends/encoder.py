@@ -88,12 +88,13 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, int, l
 
 
 def recommended_layer(name: str) -> int:
-    """The layer that bert-score recommends for a hub model, from its table."""
+    """The layer that bert-score recommends for a hub model, from its table, which has some without their owner."""
     from bert_score.utils import model2layers
 
-    if name not in model2layers:
+    known = next((n for n in (name, name.rpartition("/")[2]) if n in model2layers), None)
+    if known is None:
         raise UserError(f"bertscore.layer: bert-score recommends none for {name!r}; set the number of a hidden layer")
-    return model2layers[name]
+    return model2layers[known]
 
 
 def token_limit(tokenizer: Any, config: Any) -> int | None:

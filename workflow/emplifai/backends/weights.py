@@ -1,6 +1,7 @@
 """A causal language model of transformers with its tokenizer, from disk to memory; each fault in plain words."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def load(entry: Model, adapter: Path | None = None, device: str | None = None, d
     dtype: instead of the entry's. Nothing is ever downloaded here. Raises UserError for all that a user can mend.
     """
     memory.keep_freed()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
     place = folder(entry)
     check_files(place)
     if adapter is not None:
