@@ -157,7 +157,7 @@ def stage(url: str, questions: int) -> None:
         count = project(work, url, questions)
         for name in ("first run", "fully cached run"):
             started = time.perf_counter()
-            command = [Path(sys.executable).parent / "emplifai", "judge", "--judge", "llm"]
+            command = [sys.executable, "-m", "emplifai", "judge", "--judge", "llm"]
             process = subprocess.Popen(command, cwd=work, stderr=subprocess.DEVNULL)
             _, status, used = os.wait4(process.pid, 0)
             taken, most = time.perf_counter() - started, used.ru_maxrss / 1024
@@ -188,7 +188,7 @@ def project(work: Path, url: str, questions: int) -> int:
     }
     records.write_json(work / "params.yaml", params)  # JSON is YAML
     os.sync()
-    dry = [Path(sys.executable).parent / "emplifai", "judge", "--judge", "llm", "--dry-run"]
+    dry = [sys.executable, "-m", "emplifai", "judge", "--judge", "llm", "--dry-run"]
     said = subprocess.run(dry, cwd=work, check=True, capture_output=True, text=True).stdout
     return int(said.split(" questions")[0].split()[-1])
 

@@ -119,31 +119,29 @@ def test_the_stage_asks_the_probes_of_some_situations_and_a_limit_fails_it(study
         return verdict((5 if "5点" in parts(body)["reply"] else 2) + english(body))
 
     change_params(study, judge__audit={"situations": 2})
+    folder = study / "results/judge/llm"
     with FaultServer(answer=answer) as server:
         judge_at(study, server.url)
         said = call("judge", "--judge", "llm", "--dry-run").stdout
         call("judge", "--judge", "llm")
         assert f"{len(server.bodies)} questions" in said and sum(map(english, server.bodies)) == 2 * 8 * 3
+        numbers, table = json.loads((folder / "metrics.json").read_text()), (folder / "audit.csv").read_text("utf-8")
         asked = len(server.bodies)
         change_params(study, judge__audit={"situations": 2, "max_leak_rate": 0.1, "max_wording_noise": 0.5})
-        for path in (study / "results/judge/llm").iterdir():
+        for path in folder.iterdir():
             path.unlink()
         done = call("judge", "--judge", "llm", ok=False)
-        assert len(server.bodies) == asked and done.returncode == 2 and not list((study / "results/judge/llm").iterdir())
+        assert len(server.bodies) == asked and done.returncode == 2 and not list(folder.iterdir())
     assert "empathy.leak_rate is" in done.stderr and "empathy.wording_noise is 1.0, above" in done.stderr
-    change_params(study, judge__audit={"situations": 2})
-    with FaultServer(answer=answer) as server:
-        judge_at(study, server.url)
-        call("judge", "--judge", "llm")
-    with open(study / "results/judge/llm/audit.csv", encoding="utf-8") as file:
-        rows = {(row["probe"], row["criterion"]): row for row in csv.DictReader(file)}
+    rows = {(row["probe"], row["criterion"]): row for row in csv.DictReader(table.splitlines())}
     assert {row["n"] for row in rows.values()} == {"2"} and len({probe for probe, _ in rows}) == 7 + 3 + 1 + len(probes.attacks())
     assert float(rows["attack:ask_ja", "empathy"]["raised"]) == 1 and float(rows["attack:threat", "empathy"]["raised"]) == 1
     assert float(rows["attack:ask_en", "empathy"]["raised"]) == 0
-    numbers = json.loads((study / "results/judge/llm/metrics.json").read_text())
     obeyed = sum("5点" in rubric.neutral(form) for form in probes.attacks().values())  # hidden signs are gone before it reads
     assert numbers["audit.empathy.leak_rate"] == pytest.approx(obeyed / len(probes.attacks()))
     assert numbers["audit.empathy.wording_difference"] == 1 and numbers["audit.empathy.wording_noise"] == 1
+    told = [numbers[f"contrast.{kind}.empathy.auc"] for kind in ("generic", "advice_only", "dismissive", "shuffled", "parrot")]
+    assert numbers["audit.empathy.least_contrast_auc"] == min(told)  # of all situations, not of the two
 
 
 def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):  # noqa: F811

