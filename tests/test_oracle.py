@@ -52,6 +52,13 @@ def unrated(tables: tuple[pd.DataFrame, pd.DataFrame], share: float = 0.6) -> tu
     return ratings[ratings["dialogue_id"].isin(names[: int(share * len(names))])], judgements
 
 
+def with_a_lazy_rater(tables: tuple[pd.DataFrame, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One rater stopped after twelve items: too few for the alternative annotator test, enough for all else."""
+    ratings, judgements = tables
+    nth = ratings.groupby("rater_id").cumcount()
+    return ratings[(ratings["rater_id"] != "r0") | (nth < 12)], judgements
+
+
 def without_model(tables: tuple[pd.DataFrame, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return tuple(t.drop(columns="model") for t in tables)
 
@@ -64,6 +71,7 @@ CASES = {
     "two systems": lambda: study(5, models=2),
     "ten systems, two criteria": lambda: study(6, dialogues=6, models=10, criteria=("fluency", "共感")),
     "unequal raters": lambda: study(8, dialogues=45, raters=6, each=3, missing=0.2),
+    "a rater of few items": lambda: with_a_lazy_rater(study(15)),
     "half points": lambda: study(9, step=0.5),
     "judge of expected scores": lambda: study(10, judge_step=0.01),
     "0 to 100": lambda: study(11, scale=(0, 100)),
