@@ -210,7 +210,7 @@ def test_the_exact_command_in_shards_then_partial_reruns(cluster, on, start, pro
     now = tables(project)
     assert {n: now[n] for n in now if n.startswith("generate/base")} == {n: found[n] for n in found if "generate/base" in n}
     record = json.loads((project / "results/finetune/tuned/run.json").read_text())
-    assert record["processes"] == 2 and record["slurm_job_gpus"] == "0,1"
+    assert record["processes"] == 2 and record["slurm_step_gpus"] == "0,1"
     before = len(cluster.submitted())
     on("dvc", "repro", SNAKEMAKE_PROFILE="slurm")
     assert cluster.submitted()[before:] == [] and json.loads(on("dvc", "status", "--json").stdout) == {}

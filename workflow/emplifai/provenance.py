@@ -16,7 +16,7 @@ from emplifai import __version__
 from emplifai.records import digest, file_sha256, write_json
 
 PACKAGES = ("torch", "transformers", "peft", "bert-score", "datasketch", "scipy", "scikit-learn", "pandas", "numpy")
-SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_JOB_GPUS")
+SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_STEP_GPUS")
 
 
 @contextmanager
