@@ -241,6 +241,19 @@ def test_an_adapter_downloaded_from_mlflow_is_the_one_that_was_trained(done, tin
     assert model.tags["adapter_sha256"] and "README.md" in [p.name for p in Path(folder).iterdir()]  # with its card
 
 
+def test_sync_without_the_data_says_what_brings_it(project, run):
+    """The commonest slip after git checkout: DVC's cache lacks the results. Small, by a pipeline of one stage."""
+    (project / "dvc.yaml").write_text("stages: {s: {cmd: mkdir -p a && echo 1 > a/x, deps: [params.yaml], outs: [a]}}")
+    run("git", "init", "--quiet")
+    run("dvc", "repro")
+    shutil.rmtree(project / ".dvc/cache")
+    shutil.rmtree(project / "a")
+    refused = run("emplifai", "sync", ok=False)
+    assert refused.returncode == 2 and "Checkout failed" in refused.stderr and "`dvc pull` brings what" in refused.stderr
+    unfinished = run("emplifai", "finish", ok=False)
+    assert unfinished.returncode == 2 and "index.html: not there yet" in unfinished.stderr
+
+
 def test_snakemake_report_and_lint(done):
     _, run = done
     run("snakemake", "--lint")

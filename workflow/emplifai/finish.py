@@ -2,12 +2,15 @@
 
 import sys
 
+from emplifai.errors import UserError
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import read_json
 
 
 def run(params: Params, paths: Paths) -> None:
+    if not paths.page.is_file():
+        raise UserError(f"{paths.page}: not there yet; `make demo` makes it, `emplifai status` says what is missing")
     seconds = sum(read_json(record).get("seconds", 0) for record in paths.results.glob("**/run.json"))
     print(
         f"\nDone ({seconds / 60:.1f} minutes of work in {paths.results}/).\n"

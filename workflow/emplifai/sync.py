@@ -16,7 +16,7 @@ from emplifai.paths import Paths
 
 def run(params: Params, paths: Paths) -> None:
     """dvc checkout, then `snakemake --touch` if nothing differs. Raises UserError naming what does."""
-    _call("dvc", "checkout", "--quiet")
+    _call("dvc", "checkout")  # --quiet would keep the reason of a failure to itself
     status = json.loads(_call("dvc", "status", "--json") or "{}")
     if status:
         raise UserError(
@@ -37,7 +37,9 @@ def _call(*command: str) -> str:
     except FileNotFoundError:
         raise UserError(f"{command[0]}: not found; activate the environment: . .venv/bin/activate") from None
     if done.returncode:
-        raise UserError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        told = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+        missing = "; `dvc pull` brings what this clone lacks, then give this command again" if "Checkout failed" in told else ""
+        raise UserError(f"{' '.join(command)}: {told}{missing}")
     return done.stdout
 
 
