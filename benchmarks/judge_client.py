@@ -162,7 +162,8 @@ def stage(url: str, questions: int) -> None:
             _, status, used = os.wait4(process.pid, 0)
             taken, most = time.perf_counter() - started, used.ru_maxrss / 1024
             assert status == 0, "the stage failed"
-            print(f"| stage, {name} | {count} questions | {taken:.2f} s | at most {most:.0f} MiB |", flush=True)
+            cpu = used.ru_utime + used.ru_stime
+            print(f"| stage, {name} | {count} questions | {taken:.2f} s | {cpu:.2f} s CPU | at most {most:.0f} MiB |", flush=True)
     finally:
         shutil.rmtree(work)
 
