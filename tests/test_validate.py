@@ -79,6 +79,11 @@ FAULTS = [
     (dialogue(situation=""), "situation: empty"),
     (dialogue(situation=" \u3000"), "situation: empty"),
     (dialogue(situation=12), "situation: text is wanted, found a number"),
+    (dialogue(turns=turns(patient="\u200b\ufeff \u200b")), "turns[0].text: empty"),
+    (
+        dialogue(turns=[{"speaker": "patient", "text": PATIENT}]),
+        "turns[0]: {role, text} is wanted, found an object with 'speaker', 'text'",
+    ),
     (dialogue(condition=True), "condition: text is wanted, found true or false"),
     (dialogue(turns=None), "patient: missing"),
     (dialogue(turns="はい"), "turns: a list of {role, text} is wanted, found text"),
@@ -121,6 +126,11 @@ def test_each_fault_has_its_message_with_file_and_line(tmp_path, row, message):
     assert any(f.startswith(f"{path}:2: ") and message in f for f in error.faults)
     assert metrics["rejected"] == 1
     assert PATIENT not in str(error)
+
+
+def test_an_id_writes_no_escape_sequence_to_the_terminal(tmp_path):
+    *_, error = check(write(tmp_path / "d.jsonl", [dialogue(dialogue_id="a\x1b[31m")]), tmp_path / "out")
+    assert "\x1b" not in str(error) and "'a\\x1b[31m': dialogue_id: an id has" in str(error)
 
 
 def test_a_lone_surrogate_is_a_fault_and_no_crash(tmp_path):

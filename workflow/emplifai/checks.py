@@ -95,7 +95,7 @@ class Checker:
             return ""
         text = japanese.normalize(value, self.settings.normalization)
         self.normalized += text != value
-        if not text:
+        if not any(c.isprintable() and not c.isspace() for c in text):  # zero-width spaces alone are nothing to read either
             self._faults.append(f"{where}: empty")
         if len(text) > self.settings.max_characters:
             self._faults.append(
@@ -135,7 +135,7 @@ class Checker:
 
     def _turn(self, turn: Any, where: str, extra: dict[str, Any]) -> dict[str, str]:
         if not isinstance(turn, dict) or not {"role", "text"} <= turn.keys():
-            self._faults.append(f"{where}: {{role, text}} is wanted, found {_kind(turn)}")
+            self._faults.append(f"{where}: {{role, text}} is wanted, found {_kind(turn)}{_keys(turn)}")
             return {"role": "", "text": ""}
         if turn["role"] not in ROLES:
             self._faults.append(f"{where}.role: {str(turn['role'])[:40]!r} is not allowed; allowed: {', '.join(ROLES)}")
@@ -203,6 +203,10 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _keys(value: Any) -> str:
+    return f" with {', '.join(ascii(k)[:40] for k in value) or 'no keys'}" if isinstance(value, dict) else ""
 
 
 def _kind(value: Any) -> str:

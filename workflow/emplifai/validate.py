@@ -160,7 +160,8 @@ class Validation:
                 yield _encode(reject).encode() + b"\n", False
 
     def _tell(self, reject: dict[str, Any]) -> None:
-        name = f"{reject['dialogue_id']}: " if reject["dialogue_id"] not in (None, "") else ""
+        name = "" if reject["dialogue_id"] in (None, "") else f"{reject['dialogue_id']}: "
+        name = name if name.isprintable() else f"{reject['dialogue_id']!a}: "  # no escape sequence reaches the terminal
         room = SHOWN - len(self.faults)
         self.faults += [f"{reject['file']}:{reject['line']}: {name}{reason}" for reason in reject["reasons"][: max(room, 0)]]
 
