@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -123,9 +124,15 @@ def test_every_system_stands_on_every_measure_with_its_nulls(folder, page):
         f"{name}</th>" in table for name in ("held-out loss", "null of accuracy", "null of F1", "proxy: empathy (invalid)")
     )
     assert "simulated raters: empathy" in table and table.count('scope="row"') == 2 * 7
-    pairs = [(run.test[i].emotion, r.label) for i, r in run.emotions["tuned"].items()]
-    by_hand = sum(true == said for true, _ in pairs for _, said in pairs) / len(pairs) ** 2
-    assert findings.accuracy_null(run, "tuned") == pytest.approx(by_hand)
+
+
+def test_null_of_accuracy_is_the_mean_over_all_permutations():
+    true, said = "aaab", "aabc"
+    dialogues = {i: SimpleNamespace(emotion=label) for i, label in enumerate(true)}
+    run = SimpleNamespace(test=dialogues, emotions={"m": {i: SimpleNamespace(label=label) for i, label in enumerate(said)}})
+    orders = list(itertools.permutations(true))
+    by_hand = sum(sum(a == b for a, b in zip(order, said, strict=True)) / 4 for order in orders) / len(orders)
+    assert findings.accuracy_null(run, "m") == pytest.approx(by_hand) == pytest.approx(7 / 16)
 
 
 def test_cost_is_summed_by_stage(folder):
