@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
+from emplifai import agreement
 from emplifai.panel import Panel
 from emplifai.raters import raters_share, widen
 from emplifai.statistics import (
@@ -363,6 +364,16 @@ def test_no_interval_of_one_cluster_or_of_nothing():
     assert bootstrap.interval(Replicates(NAN, np.full(100, NAN), np.full(9, NAN))) == (None, None)
 
 
+@pytest.mark.parametrize("missing", [0, 0.5])
+def test_the_quick_way_to_a_left_out_rater_is_the_slow_one(missing):
+    ratings = raters(5, 60, 6, missing)
+    ratings[:, 5] = np.where(np.arange(60) < 2, 3, NAN)  # too few
+    judge = np.nanmean(raters(6, 60, 3), 1)
+    panel = Panel("empathy", pd.DataFrame(index=range(60)), list("abcdef"), ratings, {"j": judge}, frozenset(), np.arange(60))
+    for one in (None, "j"):
+        assert agreement._left_out(panel, one) == pytest.approx(agreement._leave_one_out(panel, one).estimate(), abs=1e-12)
+
+
 def test_wider_arms_keep_their_shape():
     assert widen(0.5, 0.4, 1.0, True) == 0.4 and widen(0.5, None, 2.0, True) is None
     assert widen(1.0, 0.5, 2.0, False) == pytest.approx(0.0)
@@ -477,7 +488,7 @@ def test_a_planted_correlation_is_covered_at_the_nominal_rate(method):
         ratings, judge, cluster = study(np.random.default_rng(1000 + seed), 40)
         panel = Panel("empathy", pd.DataFrame(index=range(120)), list("abcde"), ratings, {"j": judge}, frozenset(), cluster)
         found = bootstrap.replicate(planted((ratings, judge, cluster)), cluster, 500, seed)
-        wider = raters_share(panel, lambda p: correlation.spearman(p.judges["j"], p.human), found.drawn)
+        wider = raters_share(panel, lambda p: correlation.spearman(p.judges["j"], p.human).estimate(), found.drawn)
         low, high = (widen(found.estimate, end, wider, True) for end in bootstrap.interval(found, 0.95, method))
         covered.append(low <= truth <= high)
     assert 0.925 <= np.mean(covered) <= 0.985  # two standard errors below, the raters' share above

@@ -15,6 +15,7 @@ from emplifai.statistics import alt_test, correlation, deviation, icc, kappa, kr
 from emplifai.statistics.bootstrap import Measure, combine, difference, mean, undefined
 from emplifai.statistics.significance import permutation_p
 from emplifai.statistics.systems import STATISTICS, systems
+from emplifai.statistics.within import spearman as within_spearman
 from emplifai.statistics.within import within
 
 ORDER = ("pearson", "spearman", "kendall_tau_b", "pairwise_accuracy")
@@ -56,7 +57,7 @@ def rater_rows(panel: Panel, settings: Settings) -> Iterator[Row]:
         row = make.row(kind, "", lambda p, kind=kind: icc.icc(p.ratings, kind), why)
         # Two raters tell nothing of raters' variance: an interval over situations alone would look sure of itself.
         yield row if len(rated.raters) > 2 else row | {"ci_low": None, "ci_high": None}
-    yield make.row("leave_one_out_spearman", "leave_one_out", _leave_one_out, why or few(rated))
+    yield make.row("leave_one_out_spearman", "leave_one_out", _leave_one_out, why or few(rated), estimate=_left_out)
 
 
 def judge_rows(panel: Panel, judge: str, settings: Settings, models: bool) -> Iterator[Row]:
@@ -81,8 +82,11 @@ def _pooled(shared: Panel, judge: str, settings: Settings) -> Iterator[Row]:
         why = off or few(shared) or constant(scores, shared.human)
         yield make.row(kind, "mean", _against(judge, kind), why)
     why = people(shared) or few(shared) or constant(scores, shared.human)
-    yield make.row("leave_one_out_spearman", "leave_one_out", lambda p: _leave_one_out(p, judge), why)
-    yield make.row("leave_one_out_difference", "leave_one_out", lambda p: _beside_raters(p, judge), why)
+    yield make.row(
+        "leave_one_out_spearman", "leave_one_out", lambda p: _leave_one_out(p, judge), why, estimate=lambda p: _left_out(p, judge)
+    )
+    apart = lambda p: _left_out(p, judge) - _left_out(p)  # noqa: E731
+    yield make.row("leave_one_out_difference", "leave_one_out", lambda p: _beside_raters(p, judge), why, estimate=apart)
     yield from _alt_test(shared, make, judge, off or people(shared), settings)
 
 
@@ -186,6 +190,17 @@ def _leave_one_out(panel: Panel, judge: str | None = None) -> Measure:
             measures.append(correlation.spearman((panel.judges[judge] if judge else own)[rated], rest))
             parts.append(rated)
     return combine(measures, mean, parts) if measures else undefined(len(panel.items))
+
+
+def _left_out(panel: Panel, judge: str | None = None) -> float:
+    """The estimate of _leave_one_out, all raters at once."""
+    item, rater = np.nonzero(np.isfinite(panel.ratings) & (panel.count > 1)[:, None])
+    own, rater = panel.ratings[item, rater], np.unique(rater, return_inverse=True)[1]
+    if not len(item):
+        return float("nan")
+    rest = (np.nansum(panel.ratings, 1)[item] - own) / (panel.count[item] - 1)
+    found = within_spearman(panel.judges[judge][item] if judge else own, rest, rater)
+    return float(mean(*found))
 
 
 def _beside_raters(panel: Panel, judge: str) -> Measure:

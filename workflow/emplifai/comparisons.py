@@ -60,7 +60,7 @@ def _compare(both: Panel, a: str, b: str, level: str, statistic: str, settings: 
     apart = replicate(combine(measures, difference), cluster, settings.resamples, settings.seed)
     if not np.isfinite(apart.estimate):
         return {"status": "undefined"}
-    wider = raters_share(both, lambda p: combine(_measures(p, (a, b), level, statistic)[0], difference), apart.drawn)
+    wider = raters_share(both, lambda p: combine(_measures(p, (a, b), level, statistic)[0], difference).estimate(), apart.drawn)
     low, high = (widen(apart.estimate, end, wider, False) for end in interval(apart, settings.confidence, settings.interval))
     t = _williams(both, a, b, level, statistic)
     return {

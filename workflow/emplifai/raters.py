@@ -12,17 +12,16 @@ from collections.abc import Callable
 import numpy as np
 
 from emplifai.panel import Panel
-from emplifai.statistics.bootstrap import Measure
 
 FEWEST = 5  # raters: fewer say nothing about other people
 
 
-def raters_share(panel: Panel, measure: Callable[[Panel], Measure], drawn: np.ndarray) -> float:
+def raters_share(panel: Panel, estimate: Callable[[Panel], float], drawn: np.ndarray) -> float:
     """By how much the raters widen the interval of a statistic: 1 or more. drawn: the statistic over resampled clusters."""
     drawn = drawn[np.isfinite(drawn)]
     if len(panel.raters) < FEWEST or len(drawn) < 2 or drawn.var() < 1e-18:
         return 1.0
-    left = np.array([measure(rest).estimate() for rest in panel.left_out])
+    left = np.array([estimate(rest) for rest in panel.left_out])
     left = left[np.isfinite(left)]
     if len(left) < FEWEST:
         return 1.0

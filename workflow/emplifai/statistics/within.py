@@ -16,13 +16,18 @@ def within(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> dict[str, np.nd
     if not len(x):
         return dict.fromkeys(("pearson", "spearman", "kendall_tau_b", "pairwise_accuracy"), np.zeros(0))
     x, y = np.round(x, TIE), np.round(y, TIE)
-    rank_x, rank_y = (_ranks(v, cluster) for v in (x, y))
     n = np.bincount(cluster)
     return {
         "pearson": _pearson(x - x.mean(), y - y.mean(), cluster, n),
-        "spearman": _pearson(rank_x, rank_y, cluster, n),
+        "spearman": spearman(x, y, cluster),
         **_by_pairs(x, y, cluster, n),
     }
+
+
+def spearman(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Spearman's correlation in each cluster alone."""
+    x, y = (_ranks(np.round(v, TIE), cluster) for v in (x, y))
+    return _pearson(x, y, cluster, np.bincount(cluster))
 
 
 def _ranks(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
