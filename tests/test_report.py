@@ -117,8 +117,7 @@ def test_the_anchors_stand_in_the_same_table_as_the_models(page):
         assert f'<th scope="row">{model}</th>' in table
 
 
-def test_every_system_stands_on_every_measure_with_its_nulls(folder, page):
-    run = folder[2]
+def test_every_system_stands_on_every_measure_with_its_nulls(page):
     table = page[page.index("Systems by measure") : page.index('id="data"')]
     assert all(
         f"{name}</th>" in table for name in ("held-out loss", "null of accuracy", "null of F1", "proxy: empathy (invalid)")
