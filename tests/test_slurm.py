@@ -165,7 +165,6 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
     assert not [f for f in project.rglob("*.partial") if ".snakemake" not in f.parts]
     for state in ("'CANCELLED'", "'TIMEOUT'", "'FAILED'"):
         assert f"SLURM status is: {state}" in said(project)
-    assert "SLURM does not answer" in said(project) and "SLURM answers again" in said(project)
 
 
 def test_the_exact_command_in_shards_then_partial_reruns(cluster, on, start, project, undisturbed):
