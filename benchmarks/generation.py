@@ -4,8 +4,9 @@ python benchmarks/generation.py [--prompts 256] [--tokens 80] [--shots 0 3] [--d
 
 Greedy, no penalties, until a line break or --tokens. Prompts: the embedded corpus as the generate stage forms them; with
 shots all begin with the same exemplars. Peer: pipeline(batch_size=16) over prompts sorted by length, the same end tokens.
-llama.cpp: its own server (package xllamacpp), 8 slots, prompts as token ids, one GGUF of the same weights in bf16 and one in Q8_0
-(see gguf_copy). Timed without loading. Texts must be equal in float32; in bfloat16 their share is printed.
+llama.cpp: its own server (package xllamacpp), 8 slots, prompts as token ids; --gguf names files of the same weights, as
+llama.cpp's convert_hf_to_gguf.py makes them of the model's folder (--outtype bf16 or q8_0). Timed without loading. Texts
+must be equal in float32; in bfloat16 their share is printed.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--model", default=EMBEDDED)
-    parser.add_argument("--gguf", nargs="*", default=[], help="files made by gguf_copy.py, to compare with llama.cpp")
+    parser.add_argument("--gguf", nargs="*", default=[], help="files of the same weights, for llama.cpp")
     args = parser.parse_args()
     for dtype in args.dtypes:
         for shots in args.shots:
