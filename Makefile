@@ -12,6 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(BIN)/.demo
 	@emplifai prefetch
 	@snakemake --cores $(CORES) --quiet host rules -- all
+	@dvc commit --force --quiet || echo "DVC has not noted the results; dvc repro will, without computing anything"
 	@emplifai finish
 
 test: $(BIN)/.dev
