@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def on(cluster, project):
 
 @pytest.fixture
 def start(cluster, project):
-    """start(): the workflow in the background, in a process group of its own; ended with the test."""
+    """start(): the workflow in the background, in a process group of its own; ended with the test and its jobs."""
     started = []
 
     def begin() -> subprocess.Popen:
@@ -60,6 +61,17 @@ def start(cluster, project):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    for left in set(processes_in(project)) - {os.getpid()}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(left, signal.SIGKILL)
+
+
+def processes_in(project: Path) -> Iterator[int]:
+    """The processes that work in this project's folder."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cwd").resolve() == project:
+                yield int(folder.name)
 
 
 def said(project: Path) -> str:
@@ -80,13 +92,11 @@ def running(cluster, rule: str) -> list[str]:
 
 def process_of(project: Path, *words: str) -> int | None:
     """The process of ours in this project whose command line holds the words, and that nobody has stopped."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-            if "emplifai" in line and set(words) <= set(line) and (folder / "cwd").resolve() == project:
-                return int(folder.name)
-        except OSError:
-            continue
+    for number in processes_in(project):
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{number}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            if "emplifai" in line and set(words) <= set(line):
+                return number
     return None
 
 

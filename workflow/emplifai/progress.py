@@ -38,11 +38,14 @@ class Progress:
         rate = self.done / max(now - self._start, 1e-9)
         left = "" if last or not rate else f", {_clock((self.total - self.done) / rate)} left"
         spent = f", took {_clock(now - self._start)}" if last else ""
-        line = (
-            f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s{left}{spent}{'; ' + self.note if self.note else ''}"
-        )
+        line = f"{self.what}: {self._amounts(rate)}{left}{spent}{'; ' + self.note if self.note else ''}"
         end = "\n" if last or not self._live else ""
         print(f"\r\x1b[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+    def _amounts(self, rate: float) -> str:
+        if self.unit == "bytes":
+            return f"{self.done / 1e6:.1f}/{self.total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
+        return f"{self.done}/{self.total} {self.unit}, {rate:.1f}/s"
 
 
 def track(items: Iterable[T], what: str, total: int, unit: str = "items") -> Iterator[T]:
