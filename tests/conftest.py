@@ -16,6 +16,8 @@ import httpx
 import pytest
 import yaml
 
+from emplifai.records import Dialogue, Turn
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 THREADS = {"OMP_NUM_THREADS": "1"}  # sums of floats depend on the number of threads; a SLURM job's own is its cores
@@ -104,6 +106,24 @@ def corpus(emotions: int = 4, situations: int = 10) -> dict[str, list[dict]]:
     """A part of the embedded corpus: {emotion: lines}."""
     files = sorted((ROOT / "data/corpus").glob("*.jsonl"))[:emotions]
     return {f.stem: [json.loads(line) for line in f.read_text("utf-8").splitlines()[:situations]] for f in files}
+
+
+def dialogues(emotions: int = 4, situations: int = 10, written: bool = False) -> list[Dialogue]:
+    """The same part as validate writes it. written: the first dialogue of a situation has its contrast replies."""
+    return [
+        Dialogue(
+            f"{row['situation_id']}-{k}",
+            row["situation_id"],
+            row["emotion"],
+            row["condition"],
+            row["situation"],
+            [Turn("patient", patient), Turn("supporter", reply)],
+            {"contrast": row["contrast"]} if written and k == 1 else {},
+        )
+        for rows in corpus(emotions, situations).values()
+        for row in rows
+        for k, (patient, reply) in enumerate(row["dialogues"], 1)
+    ]
 
 
 def make_project(folder: Path, tiny_model: Path) -> Path:

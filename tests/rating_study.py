@@ -1,6 +1,7 @@
 """A small rating study for the tests: dialogues and replies of the corpus, a server, and raters who speak HTTP."""
 
 import contextlib
+import csv
 import http.client
 import json
 import re
@@ -181,3 +182,20 @@ class Rater:
 def _first(pattern: str, text: str) -> str:
     found = re.search(pattern, text)
     return found.group(1) if found else ""
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def first_reply(folder: Path, model: str = MODELS[0], number: int = 0) -> dict:
+    return json.loads((folder / f"results/generate/{model}/reply.jsonl").read_text().splitlines()[number])
+
+
+def plain(folder: Path, scores: list[tuple[str, str, str]], **columns) -> str:
+    """CSV text: (rater, criterion, score) of one reply."""
+    one = first_reply(folder)
+    lines = ["rater_id,dialogue_id,model,criterion,score,text_sha256"]
+    lines += [f"{r},{one['dialogue_id']},{MODELS[0]},{c},{s},{columns.get('text', one['text_sha256'])}" for r, c, s in scores]
+    return "\n".join(lines) + "\n"

@@ -3,32 +3,19 @@
 The texts are the corpus's own, the numbers are drawn with a seed and mean nothing.
 """
 
-import json
 import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, dialogues
 from emplifai import judge_audit, records
 from emplifai.outcome import SYSTEMS
 from emplifai.params import Params
 from emplifai.paths import Paths
-from emplifai.records import Dialogue, Judgement, Reply, Score, Turn, digest, sha256, write_csv, write_json, write_jsonl
+from emplifai.records import Dialogue, Judgement, Reply, Score, digest, sha256, write_csv, write_json, write_jsonl
 
 LEVEL = {"reference": 0.6, "retrieval": 0.3, "shuffled": 0.2, "parrot": 0.75, "base": 0.35, "base-3shot": 0.45, "tuned": 0.7}
-
-
-def dialogues(emotions: int, situations: int = 10) -> list[Dialogue]:
-    found = []
-    for file in sorted((ROOT / "data/corpus").glob("*.jsonl"))[:emotions]:
-        for line in file.read_text("utf-8").splitlines()[:situations]:
-            row = json.loads(line)
-            for k, (patient, reply) in enumerate(row["dialogues"], 1):
-                turns = [Turn("patient", patient), Turn("supporter", reply)]
-                name = f"{row['situation_id']}-{k}"
-                found.append(Dialogue(name, row["situation_id"], row["emotion"], row["condition"], row["situation"], turns))
-    return found
 
 
 def write(params: Params, paths: Paths, emotions: int = 4, hostile: dict[str, str] | None = None, seed: int = 0) -> None:

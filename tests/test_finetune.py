@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BIN, ROOT, build_tiny, change_params, corpus, environment
+from conftest import BIN, ROOT, build_tiny, change_params, dialogues, environment
 from emplifai import examples, labels, loss, prompt
 from emplifai.backends import weights
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
 from emplifai.finetune import attach
 from emplifai.params import Finetune, Model
-from emplifai.records import Dialogue, Turn, read_json
+from emplifai.records import read_json
 from emplifai.training import Trainer
 
 LABELS = labels.load(ROOT / "data/labels.yaml")
@@ -25,17 +25,6 @@ CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-
-
-def dialogues(emotions: int = 2, situations: int = 3) -> list[Dialogue]:
-    rows = []
-    for emotion, lines in corpus(emotions, situations).items():
-        for line in lines:
-            for number, turns in enumerate(line["dialogues"], 1):
-                name = f"{line['situation_id']}-{number}"
-                turns = [Turn(role, text) for role, text in zip(("patient", "supporter"), turns, strict=True)]
-                rows.append(Dialogue(name, line["situation_id"], emotion, None, line["situation"], turns))
-    return rows
 
 
 def entry(model: Path, **more) -> Model:
@@ -57,7 +46,7 @@ def load(model: Path, settings: Finetune, adapted: bool = True):
 
 
 def encoded(tokenizer, settings: Finetune = Finetune(), rows=None):  # noqa: B008
-    return examples.encode(rows or dialogues(), LABELS, tokenizer, settings)[0]
+    return examples.encode(rows or dialogues(2, 3), LABELS, tokenizer, settings)[0]
 
 
 def gradients(model) -> dict:
@@ -77,7 +66,7 @@ def assert_same(a: dict, b: dict, tolerance: float) -> None:
 def test_loss_is_on_the_reply_and_the_emotion_only(tiny_model):
     """A character tokenizer: the learnt tokens are the characters of both, and two line breaks."""
     tokenizer = weights.load_tokenizer(entry(tiny_model))
-    dialogue = dialogues()[0]
+    dialogue = dialogues(2, 3)[0]
     (example,) = encoded(tokenizer, Finetune(emotion_weight=3.0), [dialogue])
     learnt = [(i, w) for i, w in zip(example.ids, example.weights, strict=True) if w]
     emotion = LABELS[dialogue.emotion].ja
@@ -244,14 +233,14 @@ def test_batches_hold_each_example_once_and_follow_the_seed(tiny_model):
 def test_long_dialogues_are_left_out(tiny_model):
     tokenizer = weights.load_tokenizer(entry(tiny_model))
     sizes = sorted(len(e.ids) for e in encoded(tokenizer))
-    kept, left = examples.encode(dialogues(), LABELS, tokenizer, Finetune(max_tokens=sizes[10]))
+    kept, left = examples.encode(dialogues(2, 3), LABELS, tokenizer, Finetune(max_tokens=sizes[10]))
     assert max(len(e.ids) for e in kept) <= sizes[10] and len(kept) + left == len(sizes) and left
 
 
 def test_chat_models_learn_their_own_form(tiny_model):
     tokenizer = weights.load_tokenizer(entry(tiny_model))
     tokenizer.chat_template = CHAT
-    dialogue = dialogues()[0]
+    dialogue = dialogues(2, 3)[0]
     (example,) = encoded(tokenizer, rows=[dialogue])
     text = "".join(t for t, task in prompt.segments(dialogue, LABELS, tokenizer) if task)
     learnt = [i for i, w in zip(example.ids, example.weights, strict=True) if w]

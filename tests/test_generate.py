@@ -13,32 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from conftest import ROOT, change_params, corpus, environment
+from conftest import ROOT, change_params, dialogues, environment
 from emplifai import generate, labels, prompt, systems
 from emplifai.backends import batches, decoding, likelihoods, weights
 from emplifai.backends.transformers import Transformers
 from emplifai.cache import Cache
 from emplifai.errors import UserError
 from emplifai.params import Generate, Model
-from emplifai.records import Dialogue, Reply, Turn, read_jsonl, write_jsonl
+from emplifai.records import Dialogue, Reply, read_jsonl, write_jsonl
 
 LABELS = labels.load(ROOT / "data/labels.yaml")
-
-
-def dialogues(emotions=4, situations=10) -> list[Dialogue]:
-    rows = [row for rows in corpus(emotions, situations).values() for row in rows]
-    return [
-        Dialogue(
-            f"{row['situation_id']}-{k}",
-            row["situation_id"],
-            row["emotion"],
-            None,
-            row["situation"],
-            [Turn("patient", patient), Turn("supporter", supporter)],
-        )
-        for row in rows
-        for k, (patient, supporter) in enumerate(row["dialogues"], 1)
-    ]
 
 
 @pytest.fixture(scope="module", autouse=True)

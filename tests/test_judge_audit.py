@@ -13,7 +13,7 @@ from emplifai.backends import rubric
 from emplifai.judge_audit import retest_noise, wordings
 from emplifai.records import Judgement
 from fault_server import FaultServer, prompt_of
-from test_judge import call, dialogues, judge_at, study  # noqa: F401
+from judge_study import call, dialogues, judge_at, study  # noqa: F401
 
 LABELS = labels.load(labels.Path(__file__).parent.parent / "data/labels.yaml")
 
@@ -55,7 +55,7 @@ def table(project) -> dict[tuple[str, str], dict]:
         return {(row["probe"], row["criterion"]): row for row in csv.DictReader(file)}
 
 
-def test_a_good_judge_passes_and_its_table_says_why(study, call):  # noqa: F811
+def test_a_good_judge_passes_and_its_table_says_why(study, call):
     with FaultServer(answer=expert) as server:
         judge_at(study, server.url)
         said = call("judge", "audit", "--judge", "llm").stdout
@@ -73,7 +73,7 @@ def test_a_good_judge_passes_and_its_table_says_why(study, call):  # noqa: F811
     assert numbers["empathy.leak_rate"] == 0 and numbers["empathy.least_contrast_auc"] == 1 and numbers["passed_share"] == 1
 
 
-def test_a_bad_judge_fails_where_it_is_bad(study, call):  # noqa: F811
+def test_a_bad_judge_fails_where_it_is_bad(study, call):
     change_params(study, judge={"attempts": 2, "audit": {"min_contrast_auc": 0.6, "max_leak_rate": 0.05}})
     with FaultServer(answer=gullible) as server:
         judge_at(study, server.url)
@@ -112,7 +112,7 @@ def english(body: dict) -> bool:
     return "You rate supportive conversations" in prompt_of(body)
 
 
-def test_the_stage_asks_the_probes_of_some_situations_and_a_limit_fails_it(study, call):  # noqa: F811
+def test_the_stage_asks_the_probes_of_some_situations_and_a_limit_fails_it(study, call):
     """A judge that does what a reply says, and gives one point more in English: its own noise is one point."""
 
     def answer(body: dict) -> str:
@@ -144,7 +144,7 @@ def test_the_stage_asks_the_probes_of_some_situations_and_a_limit_fails_it(study
     assert numbers["audit.empathy.least_contrast_auc"] == min(told)  # of all situations, not of the two
 
 
-def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):  # noqa: F811
+def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):
     """Two points more for an attack, by a judge whose two wordings are two points apart."""
 
     def answer(body: dict) -> str:

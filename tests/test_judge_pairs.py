@@ -12,7 +12,7 @@ from emplifai.backends import rubric, verdicts
 from emplifai.records import Comparison, Pair, Question
 from emplifai.statistics.bradley_terry import intervals, scores
 from fault_server import FaultServer, prompt_of
-from test_judge import SYSTEMS, call, dialogues, judge_at, reply, study  # noqa: F401
+from judge_study import SYSTEMS, call, dialogues, judge_at, reply, study  # noqa: F401
 
 
 def choice(said: str) -> str:
@@ -47,12 +47,12 @@ def numbers_of(project) -> dict:
 
 
 @pytest.fixture
-def pairs_study(study):  # noqa: F811
+def pairs_study(study):
     change_params(study, judge__pairwise={"criteria": ["empathy"]})
     return study
 
 
-def test_each_pair_is_asked_in_both_orders_and_the_scores_are_those_of_the_choices(pairs_study, call):  # noqa: F811
+def test_each_pair_is_asked_in_both_orders_and_the_scores_are_those_of_the_choices(pairs_study, call):
     with FaultServer(answer=longer) as server:
         judge_at(pairs_study, server.url)
         call("judge", "--judge", "llm")
@@ -79,7 +79,7 @@ def test_each_pair_is_asked_in_both_orders_and_the_scores_are_those_of_the_choic
     assert first["pairwise.empathy.first_share"] == 0.5 and first["pairwise.empathy.consistent"] == 1
 
 
-def test_a_judge_that_takes_what_it_reads_first_is_found_out(pairs_study, call):  # noqa: F811
+def test_a_judge_that_takes_what_it_reads_first_is_found_out(pairs_study, call):
     with FaultServer(answer=lambda body: choice("A") if is_pair(body) else '{"score": 3}') as server:
         judge_at(pairs_study, server.url)
         call("judge", "--judge", "llm")
@@ -88,7 +88,7 @@ def test_a_judge_that_takes_what_it_reads_first_is_found_out(pairs_study, call):
     assert [numbers[f"pairwise.empathy.{m}.score"] for m in SYSTEMS] == pytest.approx([0, 0, 0], abs=1e-9)
 
 
-def test_equal_replies_are_a_tie_and_are_not_asked_and_empty_ones_have_no_choice(pairs_study, call):  # noqa: F811
+def test_equal_replies_are_a_tie_and_are_not_asked_and_empty_ones_have_no_choice(pairs_study, call):
     rows = [reply(d, "tuned") for d in dialogues()]
     rows[0].text, rows[1].text = dialogues()[0].patient, " "
     records.write_jsonl(pairs_study / "results/generate/tuned/reply.jsonl", rows)
@@ -107,7 +107,7 @@ def test_equal_replies_are_a_tie_and_are_not_asked_and_empty_ones_have_no_choice
     ] * 4
 
 
-def test_answers_that_name_no_reply_are_unparsed_and_too_many_end_the_stage(pairs_study, call):  # noqa: F811
+def test_answers_that_name_no_reply_are_unparsed_and_too_many_end_the_stage(pairs_study, call):
     with FaultServer(answer=lambda body: choice("C") if is_pair(body) else '{"score": 3}') as server:
         judge_at(pairs_study, server.url)
         done = call("judge", "--judge", "llm", ok=False)
@@ -115,7 +115,7 @@ def test_answers_that_name_no_reply_are_unparsed_and_too_many_end_the_stage(pair
     assert "neither A, B nor tie: C" in done.stderr
 
 
-def test_only_some_dialogues_spread_over_the_situations(pairs_study, call):  # noqa: F811
+def test_only_some_dialogues_spread_over_the_situations(pairs_study, call):
     change_params(pairs_study, judge__pairwise={"criteria": ["empathy", "fluency"], "dialogues": 6})
     with FaultServer(answer=longer) as server:
         judge_at(pairs_study, server.url)

@@ -9,7 +9,7 @@ from conftest import change_params
 from emplifai import between, params
 from emplifai.statistics.krippendorff import alpha, alpha_interval
 from fault_server import FaultServer, prompt_of, score_of
-from test_judge import call, dialogues, study  # noqa: F401
+from judge_study import call, dialogues, study  # noqa: F401
 
 SETTINGS = params.Params(models={"m": {"backend": "parrot"}}, correlate={"resamples": 200})
 
@@ -44,7 +44,7 @@ def test_a_constant_judge_agrees_with_nobody_in_particular():
     assert found["correlation"] is None and found["independent"] is None
 
 
-def test_two_judges_at_work(study, call):  # noqa: F811
+def test_two_judges_at_work(study, call):
     """Two judges of one mind and a third of its own, each with its folder, gathered into one file."""
 
     def other(body: dict) -> str:

@@ -6,32 +6,21 @@ import math
 import numpy as np
 import pytest
 
-from conftest import ROOT, corpus, tiny_params
+import conftest
+from conftest import ROOT, tiny_params
 from emplifai import baselines, contrast, labels, params, records
 from emplifai.backends import features, likelihood, proxy, unseen, weights
 from emplifai.cache import Cache
 from emplifai.paths import Paths
-from emplifai.records import Dialogue, Question, Turn
+from emplifai.records import Dialogue, Question
 
 PARTS = {"train": slice(0, 8), "dev": slice(8, 9), "test": slice(9, 10)}
 
 
 def dialogues(part: str, emotions: int = 4, written: bool = True) -> list[Dialogue]:
     """Dialogues of the embedded corpus in the form that the split stage writes."""
-    rows = [r for rs in corpus(emotions).values() for r in rs[PARTS[part]]]
-    return [
-        Dialogue(
-            f"{r['situation_id']}-{k}",
-            r["situation_id"],
-            r["emotion"],
-            None,
-            r["situation"],
-            [Turn("patient", patient), Turn("supporter", reply)],
-            {"contrast": r["contrast"]} if k == 1 and written else {},
-        )
-        for r in rows
-        for k, (patient, reply) in enumerate(r["dialogues"], 1)
-    ]
+    numbers = range(1, 11)[PARTS[part]]
+    return [d for d in conftest.dialogues(emotions, written=written) if int(d.situation_id.rsplit("-", 1)[1]) in numbers]
 
 
 @pytest.fixture
