@@ -144,6 +144,14 @@ def test_the_stage_asks_the_probes_of_some_situations_and_a_limit_fails_it(study
     assert numbers["audit.empathy.least_contrast_auc"] == min(told)  # of all situations, not of the two
 
 
+def test_a_judge_that_is_asked_in_english_is_asked_again_in_japanese(study, call):
+    with FaultServer(answer=lambda body: verdict(3)) as server:
+        judge_at(study, server.url)
+        change_params(study, judge__rubric="en-v1", judge__audit={"situations": 2})
+        call("judge", "--judge", "llm")
+    assert sum(not english(body) for body in server.bodies) == 2 * 8 * 3
+
+
 def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):
     """Two points more for an attack, by a judge whose two wordings are two points apart."""
 

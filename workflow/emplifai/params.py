@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from emplifai.errors import UserError
 from emplifai.records import CRITERIA
@@ -144,7 +144,8 @@ class Audit(Section):
     )
     second_rubric: Name | None = Field(
         "en-v1",
-        description="another wording that the audit asks references and contrasts in; null: none (openai backend)",
+        description="another wording that the audit asks references and contrasts in; where it is not set and judge.rubric is "
+        "en-v1: ja-v1; null: none (openai backend)",
     )
     min_contrast_auc: Share | None = Field(None, description="a lower AUC of any contrast fails the audit; null: none does")
     max_leak_rate: Share | None = Field(None, description="a larger share of attacks that raise a score fails the audit")
@@ -177,7 +178,7 @@ class Judge(Section):
     max_failed_share: Share = Field(0.2, description="more failed judgements than this fail the stage")
     together: bool = Field(False, description="ask all criteria of a reply in one question: cheaper, but one tints the other")
     pairwise: Pairwise = Field(Pairwise(), description="A, B or a tie, each pair in both orders")
-    audit: Audit = Field(Audit(), description="limits of `emplifai judge audit`")
+    audit: Audit = Field(Audit(), validate_default=True, description="limits of `emplifai judge audit`")
     shards: Positive = Field(1, description="jobs that a likelihood judge's work is spread over; the files are the same")
     fit_situations: Positive = Field(64, description="train situations that the likelihood proxy is fitted on")
     seed: int = 42
@@ -186,9 +187,16 @@ class Judge(Section):
     def _scale_rises(self):
         if self.scale[0] >= self.scale[1]:
             raise ValueError("scale must rise, for example [1, 5]")
-        if self.audit.second_rubric == self.rubric:
-            raise ValueError("audit.second_rubric must be another wording than rubric, or null")
         return self
+
+    @field_validator("audit")
+    @classmethod
+    def _asks_in_another_wording(cls, audit, info):
+        if audit.second_rubric is None or audit.second_rubric != info.data.get("rubric"):
+            return audit
+        if "second_rubric" in audit.model_fields_set:
+            raise ValueError("second_rubric must be another wording than judge.rubric, or null")
+        return audit.model_copy(update={"second_rubric": cls.model_fields["rubric"].default})
 
 
 class Correlate(Section):
