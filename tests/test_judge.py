@@ -313,7 +313,10 @@ def test_a_judge_beyond_the_budget_is_not_asked(study, call):
 # A real server
 
 
-STORM = ("429 now", "500", "drop", "cut off", "cut body", "no json", "body schema", "refusal", "half", "verdict schema")
+STORM = (
+    *("429 now", "500", "drop", "cut off", "cut body", "no json", "body schema"),  # what a next try may mend
+    *("refusal", "half", "verdict schema", "slow", "drip"),
+)
 
 
 def storm(number: int, body: dict) -> str | None:
@@ -352,8 +355,10 @@ def test_through_a_storm_of_faults_and_ten_kills_the_table_is_that_of_a_quiet_da
         shutil.rmtree(cache)
     with FaultServer(upstream=url, faults=storm) as server:
         judge_at(study, server.url, model=model)
+        change_params(study, judge__timeout=6)
         call("judge", "--judge", "llm")
         assert server.most_at_once > 32
+    change_params(study, judge__timeout=60)
     stormy = items(study)
     assert list(stormy) == list(known)
     for key, (status, score, raw, reason) in stormy.items():
