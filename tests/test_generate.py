@@ -132,11 +132,29 @@ def test_texts_do_not_depend_on_batch_or_order(loaded, temperature):
 
 def test_sampling_draws_from_the_nucleus():
     scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(2000, 1)
-    points = [(k + 0.5) / 2000 for k in range(2000)]
-    drawn = decoding.choose(scores, points, decoding.Decoding(1, temperature=1.0, top_p=0.75))
+    points = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    drawn = decoding.sample(scores, points, decoding.Decoding(1, temperature=1.0, top_p=0.75)).tolist()
     counts = [drawn.count(k) / 2000 for k in range(4)]
     assert counts == pytest.approx([0.625, 0.375, 0, 0], abs=1e-3)  # 0.5 and 0.3 reach 0.75; renormalised
-    assert set(decoding.choose(scores, points, decoding.Decoding(1, temperature=1.0))) == {0, 1, 2, 3}
+    assert set(decoding.sample(scores, points, decoding.Decoding(1, temperature=1.0)).tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("vocabulary", [512, 511])
+def test_the_most_probable_token_is_that_of_transformers_processors(vocabulary):
+    """Equal logits (bfloat16 has many) go to the lowest id; penalised and banned ids as transformers has them."""
+    from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+    torch.manual_seed(0)
+    logits = (torch.randn(64, vocabulary) * 2).bfloat16()
+    seen = torch.randint(0, 6, (64, 12))
+    logits[:, :6] += 5.0
+    plain = decoding.choose(logits.clone(), seen, None, decoding.Decoding(1))
+    assert plain.tolist() == logits.float().argmax(-1).tolist()
+    how = decoding.Decoding(1, repetition_penalty=1.3, no_repeat_ngram=2)
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(seen, logits.float())
+    expected = NoRepeatNGramLogitsProcessor(2)(seen, expected).argmax(-1)
+    assert decoding.choose(logits.clone(), seen, None, how).tolist() == expected.tolist()
+    assert 10 < sum(token < 6 for token in expected.tolist()) < 60
 
 
 def plain_log_p(model, p: list[int], c: list[int]) -> float:

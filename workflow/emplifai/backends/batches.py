@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from emplifai.backends import caches
+
 SHARED_FROM = 16  # tokens; a shorter common beginning is not worth a pass of its own
 
 
@@ -45,7 +47,7 @@ class Batch:
     logits: Any
 
     def keep(self, rows: Any) -> None:
-        """Let all other rows leave."""
+        """Let all other rows leave. rows: a tensor of indices, in the order that they shall have."""
         self.cache.batch_select_indices(rows)
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
@@ -67,7 +69,7 @@ class Reader:
         self._prefix, self._cache = common(rows), None
         if self._prefix:
             ids = torch.tensor([self._prefix], device=self.device)
-            self._cache = self._new_cache()
+            self._cache = caches.new()
             self.forward(ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=self.device)[None], self._cache, 1)
 
     def read(self, rows: Sequence[list[int]], keep: int = 1) -> Batch:
@@ -79,7 +81,7 @@ class Reader:
         shared = len(self._prefix)
         if keep > longest - shared or max(pad) > shared:
             shared = 0  # the new tokens alone do not give what is asked for
-        cache = self._shifted(pad) if shared else self._new_cache()
+        cache = self._shifted(pad) if shared else caches.new()
         # a shorter row reads the end of the shared part again: that fills its place instead of padding
         new = [([0] * p + row)[shared:] for p, row in zip(pad, rows, strict=True)]
         ids = torch.tensor(new, device=self.device)
@@ -97,16 +99,11 @@ class Reader:
         )
         return out.logits[:, -keep:]
 
-    def _new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache()  # without a config: all layers keep all positions
-
     def _shifted(self, pad: list[int]) -> Any:
         """The shared part's cache for each row, moved right by the row's padding."""
         import torch
 
-        cache = self._new_cache()
+        cache = caches.new()
         index = torch.arange(len(self._prefix))[None] - torch.tensor(pad)[:, None]
         for number, layer in enumerate(self._cache.layers):
             where = index.clamp(min=0).to(layer.keys.device)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from emplifai.backends import caches
 from emplifai.backends.batches import Reader
 from emplifai.prompt import encode_piece
 from emplifai.records import digest
@@ -59,74 +60,95 @@ def write(
 def _decode(reader, prompts, samples, decoding, stops, say) -> list[list[int]]:
     import torch
 
-    drawn = [_uniforms(p, s, decoding) for p, s in zip(prompts, samples, strict=True)]
+    drawn = torch.tensor([_uniforms(p, s, decoding) for p, s in zip(prompts, samples, strict=True)], dtype=torch.float64)
     written: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
     batch = reader.read(prompts)
-    logits = batch.logits[:, -1]
+    logits, seen = batch.logits[:, -1], batch.mask[:, :0]
     for step in range(decoding.max_new_tokens):
         say(f"{len(alive)} texts at token {step + 1} of at most {decoding.max_new_tokens}")
-        scores = penalise(logits.float(), [written[i] for i in alive], decoding)
-        chosen = choose(scores, [drawn[i][step] for i in alive], decoding)
-        for i, token in zip(alive, chosen, strict=True):
+        chosen = choose(logits, seen, drawn[alive, step], decoding)
+        seen = torch.cat([seen, chosen[:, None]], 1)
+        for i, token in zip(alive, tokens := chosen.tolist(), strict=True):
             written[i].append(token)
-        stay = [k for k, token in enumerate(chosen) if token not in stops]
+        stay = [k for k, token in enumerate(tokens) if token not in stops]
         if not stay or step + 1 == decoding.max_new_tokens:
             break
         if len(stay) < len(alive):
-            batch.keep(torch.tensor(stay, device=reader.device))
-            alive = [alive[k] for k in stay]
-        logits = _step(reader, batch, [written[i][-1] for i in alive])
+            order = caches.remaining(stay)
+            rows = torch.tensor(order, device=reader.device)
+            batch.keep(rows)
+            alive, seen = [alive[k] for k in order], seen[rows]
+        logits = _step(reader, batch, seen[:, -1:])
     return written
 
 
-def _step(reader: Reader, batch, tokens: list[int]) -> Any:
-    """Logits [rows, vocabulary] after one more token a row."""
+def _step(reader: Reader, batch, ids: Any) -> Any:
+    """Logits [rows, vocabulary] after one more token a row; ids [rows, 1]."""
     import torch
 
-    batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(tokens), 1)], 1)
-    ids = torch.tensor(tokens, device=reader.device)[:, None]
+    batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(ids), 1)], 1)
     logits = reader.forward(ids, batch.mask, batch.lengths[:, None], batch.cache, 1)
     batch.lengths = batch.lengths + 1
     return logits[:, -1]
 
 
-def penalise(scores: Any, written: Sequence[list[int]], decoding: Decoding) -> Any:
-    """Repetition penalty (Keskar et al. 2019, arXiv 1909.05858), then no repeated n-gram. scores [rows, vocabulary]."""
+def choose(logits: Any, seen: Any, drawn: Any, decoding: Decoding) -> Any:
+    """The next token of each row [rows]. logits [rows, vocabulary], which change; seen: the ids written so far [rows, tokens].
+
+    Greedy, or the token at the point `drawn` [rows] of the cumulative distribution (nucleus).
+    """
+    if decoding.repetition_penalty == 1 and not decoding.no_repeat_ngram:
+        seen = seen[:, :0]
+    values = penalised(logits, seen, decoding)
+    if decoding.temperature:
+        return sample(logits.float().scatter(1, seen, values), drawn, decoding)
+    return most_probable(logits.scatter_(1, seen, float("-inf")), seen, values)
+
+
+def penalised(logits: Any, seen: Any, decoding: Decoding) -> Any:
+    """Values of the ids seen, in float32 [rows, tokens]: the repetition penalty (Keskar et al. 2019, arXiv 1909.05858), and
+    -inf for an id that would complete an n-gram which is there already."""
     import torch
 
-    for row, tokens in zip(scores, written, strict=True):
-        if decoding.repetition_penalty != 1 and tokens:
-            seen = torch.tensor(sorted(set(tokens)), device=scores.device)
-            values = row[seen]
-            row[seen] = torch.where(values < 0, values * decoding.repetition_penalty, values / decoding.repetition_penalty)
-        if banned := _banned(tokens, decoding.no_repeat_ngram):
-            row[torch.tensor(sorted(banned), device=scores.device)] = -torch.inf
-    return scores
+    values, n = logits.gather(1, seen).float(), decoding.no_repeat_ngram
+    values = torch.where(values < 0, values * decoding.repetition_penalty, values / decoding.repetition_penalty)
+    if not n or seen.shape[1] < n:
+        return values
+    grams = seen.unfold(1, n, 1)
+    ends = seen[:, n - 1 :].masked_fill(~(grams[:, :, :-1] == seen[:, None, seen.shape[1] - n + 1 :]).all(-1), -1)
+    return values.masked_fill((seen[:, :, None] == ends[:, None]).any(-1), -torch.inf)
 
 
-def _banned(tokens: list[int], n: int) -> set[int]:
-    """Tokens that would complete an n-gram which is there already."""
-    if not n or len(tokens) < n:
-        return set()
-    last = tokens[len(tokens) - n + 1 :]
-    return {tokens[k + n - 1] for k in range(len(tokens) - n + 1) if tokens[k : k + n - 1] == last}
-
-
-def choose(scores: Any, drawn: Sequence[float], decoding: Decoding) -> list[int]:
-    """The most probable token of each row, or the one at a drawn point of its cumulative distribution (nucleus: top_p,
-    Holtzman et al. 2020, arXiv 1904.09751: the smallest set of most probable tokens that reaches top_p)."""
+def most_probable(rest: Any, seen: Any, values: Any) -> Any:
+    """The id of the largest logit in each row, the lowest of equal ones. rest [rows, vocabulary]: without the ids seen."""
     import torch
 
-    if not decoding.temperature:
-        return scores.argmax(-1).tolist()
+    rows, vocabulary = rest.shape
+    width = min(256, vocabulary & -vocabulary)  # argmax is slow on a processor: find the best block, then look into it
+    blocks = rest.unflatten(1, (-1, width))
+    block = blocks.amax(-1).argmax(-1)
+    found = blocks[torch.arange(rows, device=rest.device), block]
+    best, ids = found.amax(-1).float(), block * width + found.argmax(-1)
+    if not values.shape[1]:
+        return ids
+    top = values.amax(-1)
+    other = seen.masked_fill(values < top[:, None], vocabulary).amin(-1)
+    return torch.where(top == best, torch.minimum(other, ids), torch.where(top > best, other, ids))
+
+
+def sample(scores: Any, drawn: Any, decoding: Decoding) -> Any:
+    """The token at a drawn point of each row's cumulative distribution (nucleus: Holtzman et al. 2020, arXiv 1904.09751:
+    the smallest set of most probable tokens that reaches top_p). scores [rows, vocabulary]."""
+    import torch
+
     p, ids = (scores / decoding.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     total = p.double().cumsum(-1)
     p = torch.where(total - p < decoding.top_p, p.double(), 0.0)
     total = p.cumsum(-1)
-    point = torch.tensor(drawn, dtype=torch.float64, device=scores.device)[:, None] * total[:, -1:]
+    point = drawn.to(scores.device)[:, None] * total[:, -1:]
     place = torch.searchsorted(total, point, right=True).clamp(max=scores.shape[-1] - 1)
-    return ids.gather(-1, place)[:, 0].tolist()
+    return ids.gather(-1, place)[:, 0]
 
 
 def _uniforms(prompt: list[int], sample: int, decoding: Decoding) -> list[float]:
