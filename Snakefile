@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from emplifai import STAGES, admission, prefetch, resume, shards, slurm
 from emplifai import params as schema
-from emplifai.errors import UserError
+from emplifai.errors import UserError, said
 from emplifai.paths import Paths, data_files, rating_files
 
 min_version("9.0")
@@ -29,13 +28,10 @@ os.environ.update(
 resume.mend()
 slurm.mend()
 
-try:
+with said(), open("params.yaml", encoding="utf-8") as file:
     P = schema.load("params.yaml")
-except UserError as error:
-    raise WorkflowError(*error.faults)
-with open("params.yaml", encoding="utf-8") as file:
     if config != yaml.safe_load(file):
-        raise WorkflowError("stages read params.yaml: change values there, not by --config or --configfile")
+        raise UserError("stages read params.yaml: change values there, not by --config or --configfile")
 
 PATHS = Paths()
 MODELS, TUNED, JUDGES = list(P.models), P.tuned, list(P.judges)
@@ -85,10 +81,8 @@ include: "workflow/rules/track.smk"
 # What would fail hours later is said before the first job.
 onstart:
     if not workflow.touch:
-        try:
+        with said():
             jobs = list(workflow.dag.needrun_jobs())
             prefetch.check(P, [(job.rule.name, "".join(job.wildcards)) for job in jobs])
             if workflow.non_local_exec:
                 admission.check((job.rule.name, job.resources) for job in jobs if not workflow.is_local(job.rule))
-        except UserError as error:
-            raise WorkflowError(*error.faults)

@@ -15,27 +15,33 @@ import time
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+ACCOUNTING = ("slurmdbd", "sacct", "sacctmgr", "mariadbd")
+SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
 SBIN = "/usr/sbin:/usr/local/sbin"
 DEVICES = ("/dev/null", "/dev/zero")  # a gpu is a device file that exists
 
 
-def missing() -> list[str]:
+def missing(accounting: bool = False) -> list[str]:
     """Programs that are not here, and root if we are not."""
     path = f"{os.environ['PATH']}:{SBIN}"
-    return [p for p in PROGRAMS if not shutil.which(p, path=path)] + ([] if os.geteuid() == 0 else ["root"])
+    wanted = PROGRAMS + (ACCOUNTING if accounting else ())
+    return [p for p in wanted if not shutil.which(p, path=path)] + ([] if os.geteuid() == 0 else ["root"])
 
 
 class Cluster:
     """Two nodes of `cpus` cores and two gpus each. `environment()` is what a user's shell there has.
 
-    A third node, in a partition of its own, can be started on which a folder is not to be seen.
+    Jobs of the partition `urgent` end those of others. A third node, in a partition of its own, can be started on which a
+    folder is not to be seen. With accounting there is also a slurmdbd over a MariaDB of its own; only users of one account,
+    `lab`, may submit.
     """
 
     nodes = ("n1", "n2")
     away = "n3"
+    account = "lab"
 
-    def __init__(self, folder: Path, cpus: int = 16, memory: int = 64000):
-        self.folder, self.cpus, self.memory = folder, cpus, memory
+    def __init__(self, folder: Path, cpus: int = 16, memory: int = 64000, accounting: bool = False):
+        self.folder, self.cpus, self.memory, self.accounting = folder, cpus, memory, accounting
         self.processes: dict[str, subprocess.Popen] = {}
         folder.mkdir(parents=True)
         self._munge = folder / "munge"
@@ -46,7 +52,7 @@ class Cluster:
         key = self._munge / "key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        ports = free_ports(1 + len(self.nodes) + 1)
+        ports = free_ports(1 + len(self.nodes) + 1 + 1)
         host = socket.gethostname().split(".")[0]
         lines = [
             "ClusterName=test",
@@ -66,7 +72,7 @@ class Cluster:
             "TaskPlugin=task/none",
             "SelectType=select/cons_tres",
             "SelectTypeParameters=CR_Core_Memory",
-            "AccountingStorageType=accounting_storage/none",
+            *self._storage(ports.pop(), host),
             "JobAcctGatherType=jobacct_gather/linux",
             "JobAcctGatherFrequency=2",
             "SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,bf_interval=1",
@@ -74,6 +80,8 @@ class Cluster:
             "SlurmdTimeout=60",
             "MinJobAge=7200",
             "KillWait=5",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=CANCEL",
             "ReturnToService=2",
             "SlurmdParameters=config_overrides",  # more cores than this machine may have: rules ask for 8
             "MpiDefault=none",
@@ -86,11 +94,36 @@ class Cluster:
                 f"RealMemory={self.memory} Gres=gpu:2 State=UNKNOWN"
             )
         lines.append(f"PartitionName=all Nodes={','.join(self.nodes)} Default=YES MaxTime=INFINITE State=UP")
+        lines.append(f"PartitionName=urgent Nodes={','.join(self.nodes)} PriorityTier=2 MaxTime=INFINITE State=UP")
         lines.append(f"PartitionName=away Nodes={self.away} MaxTime=INFINITE State=UP")
         (self.folder / "slurm.conf").write_text("\n".join(lines) + "\n")
         gpus = [f"NodeName={node} Name=gpu File={device}\n" for node in (*self.nodes, self.away) for device in DEVICES]
         (self.folder / "gres.conf").write_text("".join(gpus))
         (self.folder / "state").mkdir()
+
+    def _storage(self, port: int, host: str) -> list[str]:
+        """Where slurmctld keeps its accounts; with accounting also writes slurmdbd.conf."""
+        if not self.accounting:
+            return ["AccountingStorageType=accounting_storage/none"]
+        lines = [
+            "AuthType=auth/munge",
+            f"AuthInfo=socket={self._munge}/socket",
+            f"DbdHost={host}",
+            "DbdAddr=127.0.0.1",
+            f"DbdPort={port}",
+            f"SlurmUser={getpass.getuser()}",
+            f"PidFile={self.folder}/slurmdbd.pid",
+            f"LogFile={self.folder}/slurmdbd.log",
+            "StorageType=accounting_storage/mysql",
+            "StorageHost=localhost",  # by the socket that MYSQL_UNIX_PORT names, as this very user, without a password
+            f"StorageUser={getpass.getuser()}",
+            "StorageLoc=slurm",
+        ]
+        (self.folder / "slurmdbd.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "slurmdbd.conf").chmod(0o600)
+        kind = ["AccountingStorageType=accounting_storage/slurmdbd", "AccountingStorageEnforce=associations"]
+        place = ["AccountingStorageHost=127.0.0.1", f"AccountingStoragePort={port}"]
+        return [*kind, *place, f"AccountingStoragePass={self._munge}/socket"]  # munge's socket goes by that name there
 
     def environment(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:{SBIN}"}
@@ -98,6 +131,7 @@ class Cluster:
     def _popen(self, name: str, *command: str) -> None:
         log = open(self.folder / f"{name}.out", "ab")
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_"))} | self.environment()
+        env["MYSQL_UNIX_PORT"] = str(self.folder / "mariadb.socket")
         self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
 
     def start(self) -> None:
@@ -105,10 +139,32 @@ class Cluster:
         files = [f"--{k}={m}/{k.split('-')[0]}" for k in ("socket", "pid-file", "log-file", "seed-file")]
         self._popen("munged", "munged", "--foreground", "--force", f"--key-file={m}/key", *files)
         self._wait(lambda: (m / "socket").exists(), "munged")
+        if self.accounting:
+            self._start_accounts()
         self.start_controller()
         for node in self.nodes:
             self.start_node(node)
         self._wait(lambda: self._idle("all") == len(self.nodes), "the nodes")
+
+    def _start_accounts(self) -> None:
+        """MariaDB without a port, slurmdbd, and one account with this user in it."""
+        data, socket_ = self.folder / "mariadb", self.folder / "mariadb.socket"
+        small = ["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0"]
+        user = getpass.getuser()
+        options = ["--no-defaults", f"--user={user}", f"--datadir={data}", *small]
+        data.mkdir()
+        tables = "".join(f"{Path('/usr/share/mysql', name).read_text()}\n" for name in SYSTEM_TABLES)
+        made = self.call("mariadbd", *options, "--bootstrap", given=f"CREATE DATABASE mysql;\nUSE mysql;\n{tables}")
+        assert made.returncode == 0, made.stdout + made.stderr
+        own = [f"--socket={socket_}", f"--pid-file={self.folder}/mariadb.pid", "--skip-networking"]
+        self._popen("mariadbd", "mariadbd", *options, *own)
+        self._wait(socket_.exists, "mariadbd")
+        self._popen("slurmdbd", "slurmdbd", "-D")
+        self._wait(lambda: self.call("sacctmgr", "-n", "show", "cluster").returncode == 0, "slurmdbd", 60)
+        words = (("cluster", "test"), ("account", self.account, "Cluster=test"), ("user", user, f"Account={self.account}"))
+        for what in words:
+            done = self.call("sacctmgr", "-i", "add", *what)
+            assert done.returncode == 0, done.stdout + done.stderr
 
     def start_controller(self) -> None:
         self._popen("slurmctld", "slurmctld", "-D")
@@ -138,17 +194,18 @@ class Cluster:
             process.wait()
 
     def stop(self) -> None:
-        with contextlib.suppress(Exception):
-            self.call("scancel", "--user", getpass.getuser(), "--signal=KILL", "--full")
-            self.call("scancel", "--user", getpass.getuser())
-            self._wait(lambda: not self.jobs(), "the jobs to end", 20)
-        for name in (self.away, *self.nodes, "slurmctld", "munged"):
+        if "slurmctld" in self.processes:
+            with contextlib.suppress(Exception):
+                self.call("scancel", "--user", getpass.getuser(), "--signal=KILL", "--full")
+                self.call("scancel", "--user", getpass.getuser())
+                self._wait(lambda: not self.jobs(), "the jobs to end", 20)
+        for name in (self.away, *self.nodes, "slurmctld", "slurmdbd", "mariadbd", "munged"):
             if name in self.processes:
                 self.end(name)
 
-    def call(self, *command: str) -> subprocess.CompletedProcess:
+    def call(self, *command: str, given: str = "") -> subprocess.CompletedProcess:
         env = {**os.environ, **self.environment()}
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=env, input=given, capture_output=True, text=True, timeout=60)
 
     def jobs(self) -> list[tuple[str, str, str]]:
         """Jobs that have not ended: id, state, comment (Snakemake puts the rule there)."""

@@ -1,6 +1,7 @@
 """What runs shows in MLflow while it runs, and goes when it ends."""
 
 import os
+import resource
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ def test_losses_of_a_running_finetune(tmp_path, monkeypatch):
     write_params(tmp_path, yaml.safe_load((ROOT / "params.yaml").read_text()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "81")
+    monkeypatch.setenv("SLURM_STEP_GPUS", "3")
     params, paths, sent = load(), Paths(), {}
     log = paths.log("finetune", "tuned")
     log.parent.mkdir(parents=True)
@@ -37,14 +39,17 @@ def test_losses_of_a_running_finetune(tmp_path, monkeypatch):
         assert set(found) == {"running: finetune/tuned", "running: generate/base.2of5"}
         run, client = found["running: finetune/tuned"]
         assert run.info.status == "RUNNING"
-        assert {k: run.data.tags[k] for k in ("stage", "model", "slurm_job_id", "pid")} == {
+        assert {k: run.data.tags[k] for k in ("stage", "model", "slurm_job_id", "gpus", "pid")} == {
             "stage": "finetune",
             "model": "tuned",
             "slurm_job_id": "81",
+            "gpus": "3",
             "pid": str(os.getpid()),
         }
         curve = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "training/loss")]
         assert curve == [(10, 2.5), (20, 2.125)]
+        memory = run.data.metrics["system/peak_memory_bytes"]
+        assert 1e7 < memory <= 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert run.data.metrics["progress"] == pytest.approx(20 / 56) and run.data.metrics["system/seconds"] >= 0
     live.show(params, paths, sent)
     assert runs() == []

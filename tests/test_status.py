@@ -8,7 +8,7 @@ import sys
 import time
 
 from conftest import change_params
-from emplifai import locks, status
+from emplifai import locks, progress, status, usage
 from emplifai.paths import Paths
 
 
@@ -82,6 +82,28 @@ def test_jobs_of_slurm_are_read_as_the_plugin_names_them(tmp_path, monkeypatch):
     assert (found.state, found.note) == ("queued", "SLURM job 8, since 2026-01-02 03:00:01 (Resources)")
     found = status.part(Paths(), "finetune", "tuned", {("finetune", "tuned"): "why"}, jobs)
     assert (found.state, found.note) == ("running", "since 2026-01-02 03:04:05, SLURM job 7 on n1")
+
+
+def test_what_a_running_job_has_used(tmp_path, monkeypatch):
+    """Of its own processes, those too that it began; missing where it is not known."""
+    monkeypatch.setenv("SLURM_STEP_GPUS", "0,1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    paths = Paths(cache=tmp_path)
+    large = "import sys, time\nsize = bytearray(400_000_000)\nprint(flush=True)\ntime.sleep(60)"
+    with locks.alone(paths, "finetune", "tuned"):
+        before = locks.holder(locks.file(paths, "finetune", "tuned"))
+        child = subprocess.Popen([sys.executable, "-c", large], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        with progress.Progress("finetune", 3, show=False):
+            assert locks.holder(locks.file(paths, "finetune", "tuned")) == before
+        with progress.Progress("finetune", 3):
+            after = locks.holder(locks.file(paths, "finetune", "tuned"))
+        child.kill()
+        child.communicate()
+    assert before["gpus"] == after["gpus"] == "0,1" and {k for k in before if before[k] != after[k]} == {"memory"}
+    assert 400e6 < after["memory"] - before["memory"] < 500e6
+    assert usage.words({"gpus": "0", "gpu": "NVIDIA H200", "memory": 1_240_000_000}) == "GPU 0 (NVIDIA H200), 1.2 GB"
+    assert usage.words({"host": "n1"}) == ""
 
 
 def test_one_process_at_a_time_on_a_part(tmp_path):

@@ -1,6 +1,7 @@
 """The whole workflow as users run it: both engines, on tiny models."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -70,11 +71,11 @@ def leaves(values: dict, at: str = "") -> set[str]:
     return found
 
 
-def planned(run) -> set[str]:
-    """Stages that a Snakemake run would run now."""
+def planned(run) -> tuple[set[str], set[str]]:
+    """Stages that a Snakemake run would run now, and the models whose jobs are among them."""
     done = run("snakemake", "-n", "--cores", "2")
     rules = {line.split()[0].removesuffix("_here") for line in done.stdout.splitlines() if line.strip()}
-    return rules & set(LATER)
+    return rules & set(LATER), set(re.findall(r"wildcards: model=(\S+)", done.stdout))
 
 
 def changed(run) -> set[str]:
@@ -143,8 +144,11 @@ def test_a_change_reruns_what_depends_on_it_in_both_engines(done):
     for key, (value, stages) in {**CHANGES, **finetune}.items():
         change_params(project, **{key.replace(".", "__"): value})
         expected = closure(stages)
-        if (snakemake := planned(run)) != expected:
+        snakemake, models = planned(run)
+        if snakemake != expected:
             wrong.append(f"snakemake after {key}: {sorted(snakemake)}, not {sorted(expected)}")
+        if key.startswith("models.") and models != {key.split(".")[1]}:
+            wrong.append(f"snakemake after {key}: jobs of {sorted(models)}")
         dvc = closure(" ".join(changed(run)))
         if not expected <= dvc or (key.split(".")[0] != "models" and dvc != expected):
             wrong.append(f"dvc after {key}: {sorted(dvc)}, not {sorted(expected)}")

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emplifai import STAGES, traces
+from emplifai import STAGES, accounting, traces
 from emplifai.params import Params
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, Reply, atomic, digest, dumps, file_sha256, read_json, read_jsonl, sha256, write_json
@@ -77,6 +77,7 @@ def take(params: Params, paths: Paths) -> Pipeline | None:
     jobs += failed(params, paths)
     if not jobs:
         return None
+    account(jobs)
     values = params.model_dump(mode="json", by_alias=True)
     commits = sorted({j.tags.get("git_commit", "none") for j in jobs} - {"none"})
     tags = {
@@ -91,6 +92,18 @@ def take(params: Params, paths: Paths) -> Pipeline | None:
     pipeline.traces = {j.key: traces_of(params, paths, j) for j in judges}
     write_json(folder(paths) / "pipelines" / f"{pipeline.key}.json", asdict(pipeline))
     return pipeline
+
+
+def account(jobs: list[Job]) -> None:
+    """Add what SLURM kept of each job, where it keeps any."""
+    numbers = {job.tags["slurm_job_id"] for job in jobs if "slurm_job_id" in job.tags}
+    kept = accounting.ended(sorted(numbers)) if numbers else {}
+    for job in jobs:
+        if found := kept.get(job.tags.get("slurm_job_id", "")):
+            job.tags["slurm_state"] = found.state
+            known = {"elapsed_seconds": found.seconds, "max_rss_bytes": found.memory}
+            measured = {name: value for name, value in known.items() if value is not None}
+            job.metrics += [(f"system/slurm_{name}", float(value), 0, job.end) for name, value in measured.items()]
 
 
 def traces_of(params: Params, paths: Paths, job: Job) -> list:
@@ -165,6 +178,7 @@ def failed(params: Params, paths: Paths) -> Iterator[Job]:
         end = int(1000 * path.stat().st_mtime)
         found = Job(sha256(f"{stage} {name} {end} ".encode() + path.read_bytes()), stage, name, end, end, {}, {"stage": stage})
         found.tags["error"], found.status = text, "FAILED"
+        found.tags |= {"slurm_job_id": path.stem} if "slurm_logs" in path.parts else {}
         found.files = [keep(paths, "log.txt", path)] if path.stat().st_size < LARGEST else []
         yield found
 

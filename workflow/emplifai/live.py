@@ -19,6 +19,7 @@ from emplifai.paths import Paths
 SECONDS = 15  # between looks
 PROGRESS = re.compile(r"(\d+)/(\d+) (\w+), ([\d.]+)/s[^;]*(?:; (.*))?$")
 LOSSES = re.compile(r"(loss|dev) (\d+\.\d+)")
+TAGS = {"slurm_job_id": "job", "gpus": "gpus", "device": "gpu"}  # and what they are called in the lock
 NAMES = {"loss": "training/loss", "dev": "training/dev_loss"}  # as in the run of a finished job
 
 
@@ -31,6 +32,7 @@ class Work:
     since: float
     tags: dict[str, str]
     log: Path
+    memory: int | None  # bytes, the highest so far; None where it is not known
 
 
 def watch(params: Params, paths: Paths) -> None:
@@ -63,7 +65,7 @@ def show(params: Params, paths: Paths, sent: dict[str, int]) -> None:
                 there[key] = at.client.create_run(
                     at.experiment, int(1000 * work.since), tags, f"running: {work.title}"
                 ).info.run_id
-            at.log(there[key], {}, {}, list(points(work, sent)))
+            at.log(there[key], {}, work.tags, list(points(work, sent)))
 
 
 def tidy(at, running_keys: set[str]) -> dict[str, str]:
@@ -84,19 +86,22 @@ def running(paths: Paths) -> Iterator[Work]:
             continue
         stage, _, name = path.stem.partition("-")
         tags = {"stage": stage, "host": str(held.get("host")), "pid": str(held.get("pid"))}
-        tags |= {"slurm_job_id": str(held["job"])} if held.get("job") else {}
+        tags |= {tag: str(held[key]) for tag, key in TAGS.items() if held.get(key)}
         tags |= {"judge" if stage == "judge" else "model": name} if name else {}
         log = next(
             (p for p in (paths.log(stage, name), paths.log(stage, f"{stage}.{name}")) if p.exists()), paths.log(stage, name)
         )
         since = float(held.get("since") or 0)
-        yield Work("/".join(filter(None, (stage, name))), f"{path.stem} {held}", since, tags, log)
+        key = f"{path.stem} {[held.get(k) for k in ('host', 'pid', 'since')]}"
+        yield Work("/".join(filter(None, (stage, name))), key, since, tags, log, held.get("memory"))
 
 
 def points(work: Work, sent: dict[str, int]) -> Iterator[journal.Metric]:
     """Seconds so far, and what the log says of progress and losses since the last look."""
     now = int(1000 * time.time())
     yield "system/seconds", time.time() - work.since, 0, now
+    if work.memory:
+        yield "system/peak_memory_bytes", float(work.memory), 0, now
     text = work.log.read_text("utf-8", "replace") if work.log.exists() else ""
     for line in re.split(r"[\r\n]", text):
         if (found := PROGRESS.search(line)) and int(found[1]) > sent.get(work.key, -1):

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from emplifai import usage
 from emplifai.paths import Paths
 
 #: Stages whose work is dear and kept in a cache.
 DEAR = ("finetune", "generate", "bertscore", "judge")
+HELD = "EMPLIFAI_LOCK"  # the lock that this job holds, also for the processes that it begins
 
 
 def file(paths: Paths, stage: str, name: str = "") -> Path:
@@ -47,12 +49,23 @@ def alone(paths: Paths, stage: str, name: str = "") -> Iterator[None]:
         held.truncate(0)
         held.write(json.dumps(me()))
         held.flush()
+        os.environ[HELD] = str(path.absolute())
         try:
             yield
         finally:  # closing alone would not do while a child process shares the file
+            os.environ.pop(HELD, None)
             held.truncate(0)
             with contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_UN)
+
+
+def note() -> None:
+    """Write into the lock of this job, if it holds one, what it has used so far."""
+    with contextlib.suppress(OSError, KeyError, ValueError), open(os.environ[HELD], "r+", encoding="utf-8") as held:
+        known = json.loads(held.read())
+        held.seek(0)
+        held.write(json.dumps(known | usage.now(known["pid"])))
+        held.truncate()
 
 
 def holder(path: Path) -> dict[str, Any] | None:
@@ -67,7 +80,8 @@ def holder(path: Path) -> dict[str, Any] | None:
 
 
 def me() -> dict[str, Any]:
-    return {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "since": round(time.time())}
+    own = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "since": round(time.time())}
+    return own | usage.now(os.getpid())
 
 
 def _wait(held: TextIO, what: str) -> None:

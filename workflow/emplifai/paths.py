@@ -159,6 +159,7 @@ CONTRACTS = (
     "labels",
     "privacy",
     "locks",
+    "usage",
     "shards",
 )
 

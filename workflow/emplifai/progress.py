@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from emplifai import locks
+
 T = TypeVar("T")
 
 
@@ -19,6 +21,8 @@ class Progress:
         self._start = self._said = time.monotonic()
 
     def __enter__(self):
+        if self.show:
+            locks.note()
         return self
 
     def __exit__(self, *_):
@@ -35,6 +39,7 @@ class Progress:
         self._said = now
         if not self.show:
             return
+        locks.note()
         rate = self.done / max(now - self._start, 1e-9)
         left = "" if last or not rate else f", {_clock((self.total - self.done) / rate)} left"
         spent = f", took {_clock(now - self._start)}" if last else ""

@@ -19,7 +19,11 @@ PATIENCE = 3600  # seconds that a submission waits for slurmctld
 
 
 def mend() -> None:
-    """Mend the plugin, and its part that runs inside a job, if Snakemake has loaded them; once."""
+    """Mend the plugin, and its part that runs inside a job, if Snakemake has loaded them; once.
+
+    Accounts are SLURM's to judge (admission.py asks it): without, the plugin refuses any where there is no accounting, and
+    guesses one where none is given, by a sacct command that is wrong.
+    """
     if inside := sys.modules.get(f"{PLUGIN}_jobstep"):
         _keep_configuration(inside)
     plugin = sys.modules.get(PLUGIN)
@@ -27,6 +31,7 @@ def mend() -> None:
         return
     plugin.Executor.mended = True
     plugin.get_min_job_age = _min_job_age(plugin.get_min_job_age)
+    plugin.validate_account = lambda account, logger: account
     plugin.query_job_status = _plain_states(plugin.query_job_status)
     _note_ends(plugin.Executor)
     plugin.Executor.check_active_jobs = _keep_in_sight(plugin.Executor.check_active_jobs)
@@ -62,17 +67,22 @@ def _accounting() -> bool:
 
 
 def _plain_states(original):
-    """Without: sacct's "CANCELLED by 1000" is none of the states that the plugin knows, so the job counts as running."""
+    """Without: sacct's "CANCELLED by 1000" is none of the states that the plugin knows, so the job counts as running; so does
+    a preempted job, though SLURM calls only those so that it has ended and does not requeue."""
 
     async def query_job_status(command: str, logger: Any):
         states, seconds = await original(command, logger)
-        return (None if states is None else {job: state.split()[0] for job, state in states.items() if state}), seconds
+        if states is None:
+            return None, seconds
+        plain = {job: state.split()[0] for job, state in states.items() if state}
+        return {job: "CANCELLED" if state == "PREEMPTED" else state for job, state in plain.items()}, seconds
 
     return query_job_status
 
 
 def _note_ends(executor: type) -> None:
-    """Remember which jobs were reported as ended; without: no word of the commonest cause of a job that fails without a log."""
+    """Remember which jobs were reported as ended; without: no word of a failed job under `dvc repro`, whose Snakemake is quiet
+    about rules, nor of the commonest cause of a job that fails without a log."""
     success, error = executor.report_job_success, executor.report_job_error
 
     def report_job_success(self, job, *args, **kwargs):
@@ -84,6 +94,8 @@ def _note_ends(executor: type) -> None:
         log = (job.aux or {}).get("slurm_logfile")
         if log and not Path(log).exists():
             msg = f"{msg or ''} {_unseen(job.external_jobid)}"
+        if "rules" in map(str, self.workflow.output_settings.quiet or ()):
+            self.logger.error(f"{' '.join([job.job.rule.name, *job.job.wildcards])}: {msg} Its log: {log}")
         return error(self, job, msg=msg, **kwargs)
 
     executor.report_job_success, executor.report_job_error = report_job_success, report_job_error
@@ -160,6 +172,7 @@ def _when_there(original):
     """Without: a submission fails while slurmctld restarts, and three such failures end the run."""
 
     def run_job(self, job):
+        self._fallback_account_arg = ""
         until, told = time.monotonic() + PATIENCE, False
         while time.monotonic() < until and subprocess.run(["sinfo", "-h"], capture_output=True).returncode:
             if not told:

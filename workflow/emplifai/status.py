@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from emplifai import STAGES, locks
+from emplifai import STAGES, locks, usage
 from emplifai.errors import UserError
 from emplifai.params import Params
 from emplifai.paths import Paths
@@ -161,7 +161,8 @@ def _lines(path: Path) -> list[str]:
 def _where(held: dict, job: Job | None) -> str:
     number = held.get("job") or (job and job.id)
     since = f"since {_clock(held['since'])}" if held.get("since") else ""
-    return f"{since}, {f'SLURM job {number}' if number else 'process ' + str(held.get('pid'))} on {held.get('host')}".lstrip(", ")
+    place = f"{f'SLURM job {number}' if number else 'process ' + str(held.get('pid'))} on {held.get('host')}"
+    return ", ".join(filter(None, (since, place, usage.words(held))))
 
 
 def _time(path: Path) -> float:
