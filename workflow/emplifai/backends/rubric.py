@@ -26,7 +26,8 @@ def load(name: str) -> dict[str, Any]:
     folder = files("emplifai.prompts")
     there = sorted(f.name.removeprefix("judge-").removesuffix(".yaml") for f in folder.iterdir() if f.name.startswith("judge-"))
     if name not in there:
-        raise UserError(f"params.yaml: judge.rubric or judge.audit.second_rubric: no rubric {name!r}; there are: {', '.join(there)}")
+        where = "params.yaml: judge.rubric or judge.audit.second_rubric"
+        raise UserError(f"{where}: no rubric {name!r}; there are: {', '.join(there)}")
     return yaml.safe_load(folder.joinpath(f"judge-{name}.yaml").read_text("utf-8"))
 
 
