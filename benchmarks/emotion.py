@@ -8,7 +8,6 @@ timed over --peer-items items, ours over all of them; times are of one item. Tim
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import corpus
@@ -49,13 +48,14 @@ def difference(ours: list, theirs: list) -> float:
 
 def prepared(name: str, dtype: str, count: int) -> tuple[Any, Any, list[list[int]], list[list[int]]]:
     """Model, tokenizer, prompts and the labels' ids."""
-    from emplifai import labels, prompt
+    from emplifai import prompt
     from emplifai.backends import weights
+    from emplifai.params import Data
 
     model, tokenizer = weights.load(Model(backend="transformers", model=name, dtype=dtype))
-    names = labels.load(Path("data/labels.yaml"))
-    told = [prompt.split_at(prompt.segments(d, names, tokenizer), "emotion")[0] for d in corpus.dialogues(count)]
-    answers = [prompt.encode_piece(label.ja + "\n", tokenizer) for label in names.values()]
+    talk = prompt.talk_of(Data())
+    told = [prompt.split_at(prompt.segments(d, talk, tokenizer), "emotion")[0] for d in corpus.dialogues(count)]
+    answers = [prompt.encode_piece(label.word + "\n", tokenizer) for label in talk.labels.values()]
     return model, tokenizer, [prompt.encode(given, tokenizer)[0] for given in told], answers
 
 

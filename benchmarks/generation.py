@@ -53,11 +53,12 @@ def show(dtype: str, shots: int, args: argparse.Namespace, found: dict) -> None:
 
 
 def told(tokenizer: Any, count: int, shots: int) -> list[list[int]]:
-    from emplifai import generate, labels, prompt
+    from emplifai import generate, prompt
+    from emplifai.params import Data
 
-    names, rows = labels.load(Path("data/labels.yaml")), corpus.dialogues(1120)
+    talk, rows = prompt.talk_of(Data()), corpus.dialogues(1120)
     chosen = generate.exemplars(rows[count:], shots)
-    pieces = [prompt.split_at(prompt.segments(d, names, tokenizer, shots=chosen), "reply")[0] for d in rows[:count]]
+    pieces = [prompt.split_at(prompt.segments(d, talk, tokenizer, shots=chosen), "reply")[0] for d in rows[:count]]
     return [prompt.encode(given, tokenizer)[0] for given in pieces]
 
 

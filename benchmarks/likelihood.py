@@ -16,7 +16,7 @@ from typing import Any
 import corpus
 import measure
 
-from emplifai.params import EMBEDDED, JudgeModel
+from emplifai.params import EMBEDDED, Data, JudgeModel
 from emplifai.records import Question
 
 CRITERIA = ("fluency", "empathy", "emotion_empathy")
@@ -65,11 +65,11 @@ def questions(replies: int, systems: int) -> list[Question]:
 
 
 def texts(model: str, folder: str) -> Any:
-    from emplifai import labels
+    from emplifai import prompt
     from emplifai.backends.likelihood import Texts
     from emplifai.cache import Cache
 
-    return Texts(JudgeModel(backend="likelihood", model=model), labels.load(Path("data/labels.yaml")), Cache(Path(folder)))
+    return Texts(JudgeModel(backend="likelihood", model=model), prompt.talk_of(Data()), Cache(Path(folder)))
 
 
 def ours(model: str, replies: int, systems: int) -> measure.Timed:

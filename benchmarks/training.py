@@ -20,7 +20,7 @@ from typing import Any
 import corpus
 import measure
 
-from emplifai.params import EMBEDDED, Finetune, Model
+from emplifai.params import EMBEDDED, Data, Finetune, Model
 
 BATCH = 8
 
@@ -53,14 +53,14 @@ def show(dtype: str, args: argparse.Namespace, found: dict) -> None:
 
 def prepared(name: str, dtype: str, count: int) -> tuple[Any, Any, Any, list]:
     """Model with its adapter, tokenizer, settings, and the batches of one epoch."""
-    from emplifai import examples, labels
+    from emplifai import examples, prompt
     from emplifai.backends import weights
     from emplifai.finetune import attach
 
     settings = Finetune(tasks=["reply"], batch_size=BATCH, warmup=0.0)
     entry = Model(backend="transformers", model=name, dtype=dtype)
     model, tokenizer = weights.load(entry)
-    encoded, _ = examples.encode(corpus.dialogues(count), labels.load(Path("data/labels.yaml")), tokenizer, settings)
+    encoded, _ = examples.encode(corpus.dialogues(count), prompt.talk_of(Data()), tokenizer, settings)
     return attach(model, entry, settings), tokenizer, settings, examples.batches(encoded, BATCH, settings.seed)
 
 

@@ -16,10 +16,13 @@ import httpx
 import pytest
 import yaml
 
+from emplifai import prompt
+from emplifai.params import Data
 from emplifai.records import Dialogue, Turn
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+TALK = prompt.talk_of(Data(labels=ROOT / "data/labels.yaml"))
 THREADS = {"OMP_NUM_THREADS": "1"}  # sums of floats depend on the number of threads; a SLURM job's own is its cores
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BIN, ROOT, build_tiny, change_params, dialogues, environment
-from emplifai import examples, labels, loss, prompt
+from conftest import BIN, TALK, build_tiny, change_params, dialogues, environment
+from emplifai import examples, loss, prompt
 from emplifai.backends import weights
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
@@ -20,7 +20,6 @@ from emplifai.params import Finetune, Model
 from emplifai.records import read_json
 from emplifai.training import Trainer
 
-LABELS = labels.load(ROOT / "data/labels.yaml")
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -46,7 +45,7 @@ def load(model: Path, settings: Finetune, adapted: bool = True):
 
 
 def encoded(tokenizer, settings: Finetune = Finetune(), rows=None):  # noqa: B008
-    return examples.encode(rows or dialogues(2, 3), LABELS, tokenizer, settings)[0]
+    return examples.encode(rows or dialogues(2, 3), TALK, tokenizer, settings)[0]
 
 
 def gradients(model) -> dict:
@@ -69,7 +68,7 @@ def test_loss_is_on_the_reply_and_the_emotion_only(tiny_model):
     dialogue = dialogues(2, 3)[0]
     (example,) = encoded(tokenizer, Finetune(emotion_weight=3.0), [dialogue])
     learnt = [(i, w) for i, w in zip(example.ids, example.weights, strict=True) if w]
-    emotion = LABELS[dialogue.emotion].ja
+    emotion = TALK.labels[dialogue.emotion].word
     assert [i for i, _ in learnt] == tokenizer(f"{dialogue.reference}\n{emotion}\n", add_special_tokens=False)["input_ids"]
     assert [w for _, w in learnt] == [1.0] * (len(dialogue.reference) + 1) + [3.0] * (len(emotion) + 1)
     (example,) = encoded(tokenizer, Finetune(tasks=["emotion"]), [dialogue])
@@ -233,7 +232,7 @@ def test_batches_hold_each_example_once_and_follow_the_seed(tiny_model):
 def test_long_dialogues_are_left_out(tiny_model):
     tokenizer = weights.load_tokenizer(entry(tiny_model))
     sizes = sorted(len(e.ids) for e in encoded(tokenizer))
-    kept, left = examples.encode(dialogues(2, 3), LABELS, tokenizer, Finetune(max_tokens=sizes[10]))
+    kept, left = examples.encode(dialogues(2, 3), TALK, tokenizer, Finetune(max_tokens=sizes[10]))
     assert max(len(e.ids) for e in kept) <= sizes[10] and len(kept) + left == len(sizes) and left
 
 
@@ -242,7 +241,7 @@ def test_chat_models_learn_their_own_form(tiny_model):
     tokenizer.chat_template = CHAT
     dialogue = dialogues(2, 3)[0]
     (example,) = encoded(tokenizer, rows=[dialogue])
-    text = "".join(t for t, task in prompt.segments(dialogue, LABELS, tokenizer) if task)
+    text = "".join(t for t, task in prompt.segments(dialogue, TALK, tokenizer) if task)
     learnt = [i for i, w in zip(example.ids, example.weights, strict=True) if w]
     assert len(learnt) == len(text) and text.startswith(dialogue.reference + "<end>")
     assert sum(w > 0 for w in example.weights) < len(example.ids) / 2

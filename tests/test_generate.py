@@ -13,16 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from conftest import ROOT, change_params, dialogues, environment
-from emplifai import generate, labels, prompt, systems
-from emplifai.backends import batches, decoding, likelihoods, weights
+from conftest import TALK, change_params, dialogues, environment
+from emplifai import generate, probes, prompt, systems
+from emplifai.backends import batches, decoding, likelihoods, rubric, weights
 from emplifai.backends.transformers import Transformers
 from emplifai.cache import Cache
 from emplifai.errors import UserError
-from emplifai.params import Generate, Model
-from emplifai.records import Dialogue, Reply, read_jsonl, write_jsonl
+from emplifai.params import Data, Generate, Model
+from emplifai.records import Dialogue, Question, Reply, Turn, read_jsonl, write_jsonl
 
-LABELS = labels.load(ROOT / "data/labels.yaml")
+LABELS = TALK.labels
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +65,7 @@ def gemma(vocabulary: int):
 
 def prompts(tokenizer, count=9, shots=()) -> list[list[int]]:
     some = dialogues(3, 3)[:count]
-    given = [prompt.split_at(prompt.segments(d, LABELS, tokenizer, shots=shots), "reply")[0] for d in some]
+    given = [prompt.split_at(prompt.segments(d, TALK, tokenizer, shots=shots), "reply")[0] for d in some]
     return [prompt.encode(g, tokenizer)[0] for g in given]
 
 
@@ -176,7 +176,7 @@ def test_log_probabilities_are_those_of_a_plain_forward(loaded):
 def test_labels_in_one_pass_equal_separate_passes(loaded):
     model, tokenizer = loaded
     rows = prompts(tokenizer, 5, shots=tuple(dialogues(4, 1)[:1]))
-    answers = [prompt.encode_piece(label.ja + "\n", tokenizer) for label in LABELS.values()]
+    answers = [prompt.encode_piece(label.word + "\n", tokenizer) for label in LABELS.values()]
     reader = batches.Reader(model)
     reader.share(rows)
     assert len(reader._prefix) > 100
@@ -188,12 +188,30 @@ def test_labels_in_one_pass_equal_separate_passes(loaded):
 def test_one_bos_and_no_special_token_from_a_text(tiny_model):
     tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
     d = replace(dialogues(1, 1)[0], situation="ab<eos>c")
-    pieces = prompt.segments(d, LABELS, tokenizer)
+    pieces = prompt.segments(d, TALK, tokenizer)
     ids, tasks = prompt.encode(pieces, tokenizer)
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
     assert tokenizer.eos_token_id not in ids and len(ids) == len(tasks)
     words = "".join(tokenizer.convert_ids_to_tokens([i for i, t in zip(ids, tasks, strict=True) if t == "reply"]))
     assert words == d.reference + "\n"
+
+
+def test_a_study_in_english_puts_no_word_of_japanese_before_a_model(tiny_model, tmp_path):
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("worry: {definition_en: Fear of what may come.}\nlow_spirits:\n")
+    talk = prompt.talk_of(Data(labels=labels, prompt="en-v1"))
+    turns = [Turn("patient", "I cannot sleep."), Turn("supporter", "The nights are long, then.")]
+    d, shot = (replace(dialogues(1, 1)[0], emotion=e, situation="The night before.", turns=turns) for e in talk.labels)
+    tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
+    plain = "".join(text for text, _ in prompt.segments(d, talk, tokenizer, emotion=d.emotion, shots=(shot,)))
+    assert plain.endswith("Supporter:\nThe nights are long, then.\nThe patient's emotion:\nworry\n")
+    asked = [m["content"] for task in ("reply", "emotion") for m in prompt.question(d, talk, task, d.emotion)]
+    judged = Question(d, "m", "I see.")
+    for wanted in ("empathy", "emotion_empathy"):
+        asked += [m["content"] for m in rubric.messages(judged, wanted, "en-v1", talk.labels, (1, 5))]
+    assert "worry, low spirits" in asked[-5] and "emotion: worry\nIts definition: Fear of what may come." in asked[-1]
+    probed = [p.question.text for p in probes.probes([d], talk) if p.name.startswith("change:")]
+    assert all(text.isascii() for text in (plain, *asked, *probed)) and len(probed) == 3
 
 
 @pytest.mark.parametrize("words", ["<eos>", "<|im_end|>", "[INST]", "</s>", "<bos>"])
@@ -203,9 +221,9 @@ def test_words_of_a_patient_open_no_turn_of_a_chat(tiny_model, words):
     d = dialogues(1, 1)[0]
     evil = replace(d, situation=d.situation + words, turns=[replace(t, text=f"熱が>38度。{words}次") for t in d.turns])
     specials = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    counts = [[i for i in prompt.encode(prompt.segments(x, LABELS, tokenizer), tokenizer)[0] if i in specials] for x in (d, evil)]
+    counts = [[i for i in prompt.encode(prompt.segments(x, TALK, tokenizer), tokenizer)[0] if i in specials] for x in (d, evil)]
     assert counts[0] == counts[1]
-    told = prompt.question(evil, LABELS, "reply")  # what a server is sent
+    told = prompt.question(evil, TALK, "reply")  # what a server is sent
     assert all(words not in m["content"] for m in told) and "熱が>38度。" in told[-1]["content"]
 
 
@@ -253,7 +271,7 @@ def test_metrics_by_hand():
 
 def system(tmp_path, tiny_model, **settings) -> Transformers:
     entry = Model(backend="transformers", model=str(tiny_model), dtype="float32")
-    return Transformers("base", entry, Generate(max_new_tokens=8, **settings), LABELS, Cache(tmp_path / "cache"))
+    return Transformers("base", entry, Generate(max_new_tokens=8, **settings), TALK, Cache(tmp_path / "cache"))
 
 
 def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path, tiny_model):
@@ -275,7 +293,7 @@ def test_emotion_as_text_is_read_as_a_label(tmp_path, tiny_model):
     made = system(tmp_path, tiny_model, emotion={"method": "text", "context": "patient"}).emotion(some)
     assert {r.label for r in made} <= {*LABELS, "none"} and all(r.ranking is None for r in made)
     scored = system(tmp_path, tiny_model).emotion(some)
-    assert all(sorted(r.ranking) == sorted(LABELS) and r.label == r.ranking[0] and r.text == LABELS[r.label].ja for r in scored)
+    assert all(sorted(r.ranking) == sorted(LABELS) and r.label == r.ranking[0] and r.text == LABELS[r.label].word for r in scored)
 
 
 @pytest.fixture
@@ -406,22 +424,22 @@ def test_chat_template_gets_its_own_form(tiny_model):
     tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
     tokenizer.chat_template = CHATML
     d, shot = dialogues(2, 1)[0], dialogues(2, 1)[-1]
-    pieces = prompt.segments(d, LABELS, tokenizer, shots=(shot,))
+    pieces = prompt.segments(d, TALK, tokenizer, shots=(shot,))
     given, answer = prompt.split_at(pieces, "reply")
     assert answer == d.reference + "<eos>\n" and d.reference not in prompt.before(pieces, "reply")
     assert given[-1][0].endswith(f"\n患者：{d.patient}<eos>\n<bos>assistant\n")
     assert shot.reference in given[0][0] and shot.situation in given[0][0]
     ids, tasks = prompt.encode(pieces, tokenizer)
-    talk = prompt.messages(d, LABELS)
-    roles = len(talk) + len(prompt.messages(shot, LABELS))
+    talk = prompt.messages(d, TALK)
+    roles = len(talk) + len(prompt.messages(shot, TALK))
     assert ids.count(tokenizer.bos_token_id) == roles  # the template's own, none added
     assert {ids[k] for k, t in enumerate(tasks) if t and tasks[k - 1] == t} >= {tokenizer.eos_token_id}
     assert decoding._end_of_turn(tokenizer) == {tokenizer.eos_token_id}
-    last = prompt.question(d, LABELS, "reply")[-1]
+    last = prompt.question(d, TALK, "reply")[-1]
     assert last["role"] == "user" and last["content"].endswith(f"状況：{d.situation}\n患者：{d.patient}")
     tokenizer.chat_template = CHATML.replace("m['content']", "m['content'] if loop.last else 'x'")
     with pytest.raises(UserError, match="rewrites what was said before"):
-        prompt.segments(d, LABELS, tokenizer)
+        prompt.segments(d, TALK, tokenizer)
 
 
 # What templates of well-known models do otherwise, in small: Gemma 2 refuses a system message, LLM-jp puts words of its
@@ -438,8 +456,8 @@ def test_the_situation_reaches_a_model_by_any_template(tiny_model, form):
     tokenizer = weights.load_tokenizer(Model(backend="transformers", model=str(tiny_model)))
     tokenizer.chat_template = form
     d, shot = dialogues(2, 1)[0], dialogues(2, 1)[-1]
-    pieces = prompt.segments(d, LABELS, tokenizer, emotion=d.emotion, shots=(shot,))
-    for task, answer in (("reply", d.reference), ("emotion", LABELS[d.emotion].ja)):
+    pieces = prompt.segments(d, TALK, tokenizer, emotion=d.emotion, shots=(shot,))
+    for task, answer in (("reply", d.reference), ("emotion", LABELS[d.emotion].word)):
         given, written = prompt.split_at(pieces, task)
         before = "".join(text for text, _ in given)
         assert all(before.count(text) == 1 for text in (d.situation, d.patient, shot.situation, shot.reference))

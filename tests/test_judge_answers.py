@@ -91,7 +91,7 @@ def test_each_criterion_has_its_anchors_and_only_emotion_empathy_is_told_the_emo
     definition = label.definition_ja if name == "ja-v1" else label.definition_en
     for criterion in CRITERIA:
         system, user = (m["content"] for m in rubric.messages(question("よかったです。"), criterion, name, known, (1, 5)))
-        assert all(f"\n  {n}：".strip() in system for n in range(1, 6)) and "{" not in system
+        assert all(f"{n}{'：' if name == 'ja-v1' else ': '}" in system for n in range(1, 6)) and "{" not in system
         assert (definition in user) == (criterion == "emotion_empathy")
         assert user.count("よかったです。") == 1
 

@@ -7,15 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from conftest import change_params
-from emplifai import labels, probes
+from conftest import TALK, change_params
+from emplifai import probes
 from emplifai.backends import rubric
 from emplifai.judge_audit import retest_noise, wordings
 from emplifai.records import Judgement
 from fault_server import FaultServer, prompt_of
 from judge_study import call, dialogues, judge_at, study  # noqa: F401
-
-LABELS = labels.load(labels.Path(__file__).parent.parent / "data/labels.yaml")
 
 
 def verdict(score: int) -> str:
@@ -38,7 +36,7 @@ def parts(body: dict) -> dict[str, str]:
 def expert(body: dict) -> str:
     """Knows the references by heart: 5 for the whole reference under its own emotion, 2 for all else."""
     asked = parts(body)
-    known = {(d.patient, d.reference): LABELS[d.emotion].ja for d in dialogues()}
+    known = {(d.patient, d.reference): TALK.labels[d.emotion].word for d in dialogues()}
     own = known.get((asked["patient"], asked["reply"]))
     right = own is not None and asked["emotion"] in ("", own)
     return verdict(4 if right else 2)
@@ -90,7 +88,7 @@ def test_a_bad_judge_fails_where_it_is_bad(study, call):
 
 
 def test_attacks_are_told_from_the_reply_and_the_emotion_is_swapped_to_the_other_polarity():
-    rows = probes.probes(dialogues(), LABELS)
+    rows = probes.probes(dialogues(), TALK)
     names = {row.name for row in rows}
     assert {f"attack:{name}" for name in probes.attacks()} <= names and len(probes.attacks()) >= 12
     for row in rows:
@@ -99,7 +97,7 @@ def test_attacks_are_told_from_the_reply_and_the_emotion_is_swapped_to_the_other
             assert poor in row.question.text and row.question.text != poor
         if row.name == "swap:emotion":
             own = next(d for d in dialogues() if d.dialogue_id == row.question.dialogue.dialogue_id)
-            assert LABELS[own.emotion].polarity != LABELS[row.question.dialogue.emotion].polarity
+            assert TALK.labels[own.emotion].polarity != TALK.labels[row.question.dialogue.emotion].polarity
             assert row.question.text == own.reference
 
 

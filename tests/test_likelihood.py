@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import conftest
-from conftest import ROOT, tiny_params
-from emplifai import baselines, contrast, labels, params, records
+from conftest import ROOT, TALK, tiny_params
+from emplifai import baselines, contrast, params, records
 from emplifai.backends import features, likelihood, proxy, unseen, weights
 from emplifai.cache import Cache
 from emplifai.paths import Paths
@@ -134,16 +134,12 @@ def test_pmi_is_the_difference_of_the_two_means(setting):
 
 def test_pmi_does_not_see_the_context_twice(setting, tiny_model):
     """The blank form has no word of the dialogue in it; the given form has all."""
-    texts = likelihood.Texts(params.JudgeModel(backend="likelihood", model=str(tiny_model)), names(), Cache(ROOT / "nowhere"))
+    texts = likelihood.Texts(params.JudgeModel(backend="likelihood", model=str(tiny_model)), TALK, Cache(ROOT / "nowhere"))
     asked = question("そうですか。")
     given, blank = texts.asked(asked, records.CRITERIA)
     assert asked.dialogue.situation in given.context and asked.dialogue.patient in given.context
     assert blank.context == "状況：\n患者：\n支援者："
     assert (given.text, given.end) == (blank.text, blank.end) == ("そうですか。", "\n")
-
-
-def names():
-    return labels.load(ROOT / "data/labels.yaml")
 
 
 def test_anchored_score_by_hand():
@@ -347,7 +343,7 @@ def test_real_model_tells_references_from_shuffled_replies(tmp_path, monkeypatch
     test = dialogues("test", emotions=28)
     asked = contrast.questions(contrast.leading(test), test, ["shuffled"])
     asked = [q for q in asked if q.model in ("reference", "shuffled")]
-    texts = likelihood.Texts(params.JudgeModel(backend="likelihood"), names(), Cache(tmp_path))
+    texts = likelihood.Texts(params.JudgeModel(backend="likelihood"), TALK, Cache(tmp_path))
     texts.read([p for q in asked for p in texts.asked(q, ["emotion_empathy"])])
     pmi = {"reference": [], "shuffled": []}
     for q in asked:

@@ -164,8 +164,9 @@ def test_a_folder_of_files_of_several_kinds(tmp_path):
 LABEL_FAULTS = [
     ("fear: {ja: 不安, synonyms: 怖い}", "fear: synonyms: a list of words is wanted, [...], found '怖い'"),
     ("fear: {ja: 不安, synonyms: [2]}", "fear: synonyms: a list of words is wanted, [...], found [2]"),
-    ("fear: {ja: ''}", "fear: wants a field 'ja'"),
-    ("fear: {ja: 不安, synonym: [怖い]}", "fear: unknown field 'synonym'; allowed: ja, synonyms"),
+    ("fear: {ja: ''}", "fear: ja: text is wanted, found ''"),
+    ("fear: 不安", "fear: fields are wanted, {word: ..., synonyms: [...]}, or none, found '不安'"),
+    ("fear: {ja: 不安, synonym: [怖い]}", "fear: unknown field 'synonym'; allowed: word, ja, synonyms"),
     ("fear: {ja: 不安, polarity: 3}", "fear: polarity: text is wanted, found 3"),
     ("no: {ja: いや}", "False: no name of a label"),
     ("none: {ja: なし}", "'none': no name of a label"),
@@ -190,6 +191,13 @@ def test_labels_of_ones_own(tmp_path):
     good, rejects, metrics, _ = check(write(tmp_path / "d.jsonl", rows), tmp_path / "out", data)
     assert (good[0].emotion, metrics["dialogues.up"], metrics["dialogues.down"]) == ("up", 1, 0)
     assert rejects[0]["reasons"] == ["emotion: 'joy' is none of the 2 labels"]
+
+
+def test_a_label_without_a_word_is_called_by_its_name(tmp_path):
+    (tmp_path / "labels.yaml").write_text("worry:\nlow_spirits: {}\njoy: {word: delight}", "utf-8")
+    known = labels.load(tmp_path / "labels.yaml")
+    assert [label.word for label in known.values()] == ["worry", "low spirits", "delight"]
+    assert labels.read("Low spirits.".lower(), known) == "low_spirits"
 
 
 def test_its_own_output_comes_out_unchanged(tmp_path):

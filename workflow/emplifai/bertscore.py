@@ -75,8 +75,8 @@ def _items(paths: Paths, model: str, task: str, test: dict[str, Dialogue], label
         if task == "reply":
             found.append(Item(reply, dialogue, reply.text, dialogue.reference))
         else:  # the label's one name, whatever word for it the model chose; what is no label stays as written
-            word = labels[reply.label].ja if reply.label in labels else reply.text
-            found.append(Item(reply, dialogue, word, labels[dialogue.emotion].ja))
+            word = labels[reply.label].word if reply.label in labels else reply.text
+            found.append(Item(reply, dialogue, word, labels[dialogue.emotion].word))
     return sorted(found, key=lambda i: (i.reply.dialogue_id, i.reply.sample))
 
 

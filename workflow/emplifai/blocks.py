@@ -37,8 +37,9 @@ def marks(run: Evidence) -> dict[str, str]:
 
 
 def emotion_names(run: Evidence, names: list[str]) -> list[str]:
-    """Names of emotions for a figure, with the Japanese word where it can be drawn."""
-    return [f"{n} {run.labels[n].ja}" for n in names] if figures.japanese_font() else names
+    """Names of emotions for a figure, with the word that models read where it is another and can be drawn."""
+    words = {n: run.labels[n].word for n in names}
+    return [f"{n} {words[n]}" if words[n] != n and figures.japanese_font() else n for n in names]
 
 
 def judge_name(run: Evidence, judge: str) -> str:

@@ -35,7 +35,7 @@ class Checker:
         self.labels = labels
         self.normalized = 0
         self.personal: Counter[str] = Counter()
-        self._emotions = {word.casefold(): label.name for label in labels.values() for word in (*label.synonyms, label.ja)}
+        self._emotions = {word.casefold(): label.name for label in labels.values() for word in (*label.synonyms, label.word)}
         self._emotions |= {name.casefold(): name for name in labels}
         self._faults: list[str] = []
 
@@ -102,7 +102,7 @@ class Checker:
                 f"{where}: {len(text)} characters, more than validate.max_characters ({self.settings.max_characters})"
             )
         if prose and where != "condition" and self.settings.language == "ja" and not japanese.is_japanese(text):
-            self._faults.append(f"{where}: not in Japanese (validate.language)")
+            self._faults.append(f"{where}: not in Japanese (validate.language; for other languages 'any', and see data.prompt)")
         return self._private(text, where)
 
     def _private(self, text: str, where: str, key: str = "") -> str:

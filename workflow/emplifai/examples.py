@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from emplifai import prompt
-from emplifai.labels import Label
 from emplifai.params import Finetune
 from emplifai.records import Dialogue, sha256
 
@@ -34,13 +33,13 @@ def choose(dialogues: list[Dialogue], limit: int | None) -> list[Dialogue]:
     return [row[-1] for row in sorted(chosen, key=lambda row: row[:4])][:limit]
 
 
-def encode(dialogues: list[Dialogue], labels: dict[str, Label], tokenizer: Any, settings: Finetune) -> tuple[list[Example], int]:
+def encode(dialogues: list[Dialogue], talk: prompt.Talk, tokenizer: Any, settings: Finetune) -> tuple[list[Example], int]:
     """Examples in the order of the dialogues, and how many were longer than max_tokens and left out."""
     weight = {"reply": 1.0, "emotion": settings.emotion_weight}
     weight = {task: w for task, w in weight.items() if task in settings.tasks}
     examples = []
     for dialogue in dialogues:
-        ids, tasks = prompt.encode(prompt.segments(dialogue, labels, tokenizer), tokenizer)
+        ids, tasks = prompt.encode(prompt.segments(dialogue, talk, tokenizer), tokenizer)
         if len(ids) <= settings.max_tokens:
             examples.append(Example(ids, [weight.get(task, 0.0) for task in tasks], tasks))
     return examples, len(dialogues) - len(examples)

@@ -113,7 +113,7 @@ def groups(axes: Any, names: Sequence[str], series: dict[str, Sequence[Interval]
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    _legend_below(axes)
 
 
 def curves(axes: Any, lines: dict[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str) -> None:
@@ -137,7 +137,7 @@ def bars(axes: Any, names: Sequence[str], parts: dict[str, Sequence[float]], acr
     axes.set_xlabel(across)
     axes.grid(axis="y", visible=False)
     if len(parts) > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
+        _legend_below(axes)
 
 
 def boxes(axes: Any, values: dict[str, Sequence[float]], across: str) -> None:
@@ -180,3 +180,8 @@ def heat(
         axis.set_yticks(range(len(rows)), rows, fontsize=7)
         axis.grid(visible=False)
     np.atleast_1d(axes)[0].figure.colorbar(image, ax=axes, shrink=0.6, label="mean score")
+
+
+def _legend_below(axes: Any) -> None:
+    # borderaxespad is in lines of text: clear of ticks and label, however low the axes are
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=3)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from emplifai import examples, labels, modelcard, provenance, ranks
+from emplifai import examples, modelcard, prompt, provenance, ranks
 from emplifai.backends import weights
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
@@ -27,14 +27,14 @@ def run(params: Params, paths: Paths, name: str) -> None:
     if settings.gpus > 1 and not ranks.started():
         return ranks.launch(settings.gpus, run, params, paths, name)
     inputs = [paths.part("train"), paths.part("dev"), params.data.labels]
-    used = {"finetune": params.section("finetune"), "model": params.section("models")[name]}
+    used = {"finetune": params.section("finetune"), "prompt": params.data.prompt, "model": params.section("models")[name]}
     recorded = provenance.record(paths.record("finetune", name), "finetune", used, inputs, name)
     with nullcontext({}) if ranks.number() else recorded as record:
         dialogues = {part: list(read_jsonl(paths.part(part), Dialogue)) for part in ("train", "dev")}
-        known = labels.covering(params.data.labels, [*dialogues["train"], *dialogues["dev"]])
+        talk = prompt.talk_of(params.data, [*dialogues["train"], *dialogues["dev"]])
         model, tokenizer = weights.load(entry, device=ranks.device())
         parts = {
-            part: examples.encode(_chosen(part, rows, settings), known, tokenizer, settings) for part, rows in dialogues.items()
+            part: examples.encode(_chosen(part, rows, settings), talk, tokenizer, settings) for part, rows in dialogues.items()
         }
         _check(parts["train"], settings)
         base, data = weights.describe_base(entry), {p.name: file_sha256(p) for p in inputs}
@@ -45,7 +45,9 @@ def run(params: Params, paths: Paths, name: str) -> None:
         if ranks.number():
             return
         metrics = _metrics(trained, parts, peft)
-        _write_adapter(peft, paths.adapter(name), entry, modelcard.card(base, data, used, metrics, str(model.dtype)))
+        _write_adapter(
+            peft, paths.adapter(name), entry, modelcard.card(base, data, used, metrics, str(model.dtype), talk.wording.language)
+        )
         write_jsonl(paths.history(name), trained.run.history)
         write_json(paths.metrics("finetune", name), metrics)
 

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emplifai import labels as label_file
 from emplifai import provenance, systems
 from emplifai.cache import Cache
 from emplifai.errors import UserError
-from emplifai.labels import Label
 from emplifai.params import Model, Params
 from emplifai.paths import Paths
+from emplifai.prompt import Talk, talk_of
 from emplifai.records import Dialogue, Reply, read_jsonl, sha256, write_json, write_jsonl
 from emplifai.shards import Shard
 from emplifai.statistics.bootstrap import Interval, mean_interval
@@ -24,15 +23,15 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
     entry = params.models[name]
     test = list(read_jsonl(paths.part("test"), Dialogue))
     train = list(read_jsonl(paths.part("train"), Dialogue))
-    names = label_file.covering(params.data.labels, [*test, *train])
+    talk = talk_of(params.data, [*test, *train])
     adapter = _adapter(entry, paths, name)
     if shard:
-        _answers(params, paths, name, adapter, test, train, names, {}, shard)
+        _answers(params, paths, name, adapter, test, train, talk, {}, shard)
         return
     inputs = [paths.part("test"), paths.part("train"), params.data.labels, *(sorted(adapter.iterdir()) if adapter else [])]
-    used = {"generate": params.section("generate"), "model": params.section("models")[name]}
+    used = {"generate": params.section("generate"), "prompt": params.data.prompt, "model": params.section("models")[name]}
     with provenance.record(paths.record("generate", name), "generate", used, inputs, name) as notes:
-        replies, emotions, likelihood = _answers(params, paths, name, adapter, test, train, names, notes)
+        replies, emotions, likelihood = _answers(params, paths, name, adapter, test, train, talk, notes)
         write_jsonl(paths.replies(name), replies)
         write_jsonl(paths.replies(name, "emotion"), emotions)
         write_jsonl(paths.likelihood(name), likelihood)
@@ -48,16 +47,16 @@ def _adapter(entry: Model, paths: Paths, name: str) -> Path | None:
     return path
 
 
-def _answers(params, paths, name, adapter, test, train, names, notes, shard=None) -> tuple[list[Reply], list[Reply], list[dict]]:
+def _answers(params, paths, name, adapter, test, train, talk, notes, shard=None) -> tuple[list[Reply], list[Reply], list[dict]]:
     entry, tasks = params.models[name], params.generate.tasks
     if entry.backend in systems.SYSTEMS:
         answers = systems.SYSTEMS[entry.backend](test, train, params.generate.seed)
         replies = systems.replies(name, entry.backend, test, answers) if "reply" in tasks else []
-        emotions = systems.emotions(name, entry.backend, test, answers, names) if "emotion" in tasks else []
+        emotions = systems.emotions(name, entry.backend, test, answers, talk.labels) if "emotion" in tasks else []
         return replies, emotions, []
     cache = Cache(paths.cache / "generate")
     try:
-        model = _model(params, name, adapter, names, cache, exemplars(train, entry.shots))
+        model = _model(params, name, adapter, talk, cache, exemplars(train, entry.shots))
         model.shard = shard
         replies = model.reply(test) if "reply" in tasks else []
         likelihood = model.likelihood(test) if "reply" in tasks else []
@@ -68,15 +67,15 @@ def _answers(params, paths, name, adapter, test, train, names, notes, shard=None
     return replies, emotions, likelihood
 
 
-def _model(params: Params, name: str, adapter: Path | None, names: dict[str, Label], cache: Cache, shots) -> Any:
+def _model(params: Params, name: str, adapter: Path | None, talk: Talk, cache: Cache, shots) -> Any:
     entry = params.models[name]
     if entry.backend == "openai":
         from emplifai.backends.chat import Chat
 
-        return Chat(name, entry, params, names, cache, shots)
+        return Chat(name, entry, params, talk, cache, shots)
     from emplifai.backends.transformers import Transformers
 
-    return Transformers(name, entry, params.generate, names, cache, adapter, shots)
+    return Transformers(name, entry, params.generate, talk, cache, adapter, shots)
 
 
 def exemplars(train: Sequence[Dialogue], count: int) -> tuple[Dialogue, ...]:

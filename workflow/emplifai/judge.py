@@ -56,7 +56,7 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
         fill(asked.questions, name, params.judges[name], params, paths, shard)
         return
     inputs = [*(paths.replies(model) for model in params.models), *(paths.part(p) for p in ("train", "dev", "test"))]
-    used = {"judge": params.section("judge"), "judge_model": params.section("judges")[name]}
+    used = {"judge": params.section("judge"), "prompt": params.data.prompt, "judge_model": params.section("judges")[name]}
     with provenance.record(paths.record("judge", name), "judge", used, inputs, name) as extra:
         found = _judge(asked, name, params, paths, extra)
         told = {model: [j for q in rows for j in found.of(q)] for model, rows in asked.replies.items()}

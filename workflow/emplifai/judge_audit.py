@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emplifai import contrast, labels, records
+from emplifai import contrast, records
 from emplifai import probes as made
 from emplifai.baselines import Surface
 from emplifai.errors import UserError
 from emplifai.params import Params
 from emplifai.probes import Probe
+from emplifai.prompt import talk_of
 from emplifai.records import Dialogue, Judgement
 from emplifai.statistics.auc import auc_interval
 from emplifai.statistics.bootstrap import mean_interval
@@ -46,7 +47,7 @@ def probes(test: Sequence[Dialogue], params: Params, situations: int | None) -> 
     if situations == 0:
         return []
     kept = {d.situation_id for d in contrast.chosen(test, len(test) if situations is None else situations)}
-    return [p for p in made.probes(test, labels.load(params.data.labels)) if p.question.dialogue.situation_id in kept]
+    return [p for p in made.probes(test, talk_of(params.data)) if p.question.dialogue.situation_id in kept]
 
 
 def audit(rows: Sequence[Probe], found: Any, surface: Surface, params: Params) -> Audit:

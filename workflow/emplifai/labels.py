@@ -15,7 +15,7 @@ TEXTS = ("definition_ja", "definition_en", "polarity")
 @dataclass(frozen=True, slots=True)
 class Label:
     name: str  # as in Dialogue.emotion, e.g. "joy"
-    ja: str
+    word: str  # as models read and write it, e.g. "喜び"
     synonyms: tuple[str, ...]
     definition_ja: str
     definition_en: str
@@ -23,17 +23,21 @@ class Label:
 
 
 def load(path: Path) -> dict[str, Label]:
-    """Labels by name, in the file's order. Raises UserError naming every fault."""
+    """Labels by name, in the file's order. Raises UserError naming every fault.
+
+    A label without `word` (`ja` in the embedded corpus) is called by its name.
+    """
     _, rows = read_yaml(path, " (data.labels in params.yaml)")
     if not isinstance(rows, dict) or not rows:
-        raise UserError(f"{path}: no labels; want NAME: {{ja: ..., synonyms: [...], definition_ja: ...}}")
+        raise UserError(f"{path}: no labels; want NAME: {{word: ..., synonyms: [...], definition_en: ...}}")
     faults = [fault for name, row in rows.items() for fault in _faults(name, row)]
     if faults:
         raise UserError(*(f"{path}: {fault}" for fault in faults))
     labels, words = {}, {}
     for name, row in rows.items():
-        label = Label(name, row["ja"], tuple(row.get("synonyms") or ()), *(row.get(field) or "" for field in TEXTS))
-        for word in (name, label.ja, *label.synonyms):
+        row, word = row or {}, name.replace("_", " ")
+        label = Label(name, row.get("ja") or row.get("word") or word, tuple(row.get("synonyms") or ()), *_texts(row))
+        for word in (name, label.word, *label.synonyms):
             if (other := words.setdefault(word.casefold(), name)) != name:
                 faults.append(f"{path}: {name}: {word!r} stands under {other} too")
         labels[name] = label
@@ -57,16 +61,22 @@ def _faults(name: Any, row: Any) -> list[str]:
     """What is wrong with an entry of the file by itself."""
     if not _is_text(name) or name == "none":
         return [f'{name!r}: no name of a label: it is text, in quotes where YAML takes it for more ("no", "1"), and not "none"']
-    if not isinstance(row, dict) or not _is_text(row.get("ja")):
-        return [f"{name}: wants a field 'ja', the label's name as models write it"]
-    allowed = ("ja", "synonyms", *TEXTS)
+    if not isinstance(row or {}, dict):
+        return [f"{name}: fields are wanted, {{word: ..., synonyms: [...]}}, or none, found {row!r}"]
+    row, allowed = row or {}, ("word", "ja", "synonyms", *TEXTS)
     faults = [f"{name}: unknown field {key!r}; allowed: {', '.join(allowed)}" for key in row if key not in allowed]
     synonyms = row.get("synonyms") or []
     if not isinstance(synonyms, list) or not all(map(_is_text, synonyms)):
         faults.append(f"{name}: synonyms: a list of words is wanted, [...], found {synonyms!r}")
     return faults + [
-        f"{name}: {key}: text is wanted, found {row[key]!r}" for key in TEXTS if not isinstance(row.get(key) or "", str)
+        f"{name}: {key}: text is wanted, found {row[key]!r}"
+        for key in ("word", "ja", *TEXTS)
+        if key in row and not (_is_text(row[key]) if key in ("word", "ja") else isinstance(row[key] or "", str))
     ]
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    return [row.get(field) or "" for field in TEXTS]
 
 
 def _is_text(value: Any) -> bool:
@@ -82,7 +92,7 @@ def read(text: str, labels: dict[str, Label]) -> str:
     text = text.strip().strip("。．.「」『』\"' \n")
     words = {label.name: label.name for label in labels.values()}
     words |= {word: label.name for label in labels.values() for word in label.synonyms}
-    words |= {label.ja: label.name for label in labels.values()}
+    words |= {label.word: label.name for label in labels.values()}
     if text in words:
         return words[text]
     found, rest = set(), text

@@ -8,15 +8,18 @@ LIMITS = """- It learnt the form of supportive answers from a small set of dialo
 - What it was trained on may show in what it writes; it inherits all limits of its base model."""
 
 
-def card(base: dict[str, Any], data: dict[str, str], settings: dict[str, Any], metrics: dict[str, Any], dtype: str) -> str:
+def card(
+    base: dict[str, Any], data: dict[str, str], settings: dict[str, Any], metrics: dict[str, Any], dtype: str, language: str
+) -> str:
     """Markdown with the front matter that the Hugging Face hub reads."""
-    front = f"---\nlibrary_name: peft\nlanguage: ja\nbase_model: {json.dumps(base['model'])}\ntags: [lora, emplifai]\n---"
+    front = f"---\nlibrary_name: peft\nlanguage: {language}\nbase_model: {json.dumps(base['model'])}\n"
+    front += "tags: [lora, emplifai]\n---"
     rows = [
         f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |" for name, value in metrics.items()
     ]
     return f"""{front}
 
-# LoRA adapter for empathetic replies to patients (Japanese)
+# LoRA adapter for empathetic replies to patients
 
 Base: `{base["model"]}`, revision {base["revision"] or "not applicable"}, fingerprint `{base["fingerprint"]}`.
 Licence: this adapter is of use with its base only; the licence and terms of use of the base apply to both.

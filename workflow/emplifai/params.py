@@ -40,6 +40,9 @@ class Data(Section):
     columns: dict[str, str] = Field({}, description="our field: your column, where the names differ")
     encoding: Literal["auto", "utf-8", "utf-8-sig", "shift_jis", "cp932"] = Field("auto", description="of CSV files")
     labels: Path = Field(Path("data/labels.yaml"), description="the emotions: name, synonyms, definition")
+    prompt: Name = Field(
+        "ja-v1", description="how a dialogue is put to a model: workflow/emplifai/prompts/talk-PROMPT.yaml; en-v1: in English"
+    )
     ratings: Path = Field(Path("data/ratings"), description="folder of the human ratings (CSV)")
     external_processing: Literal["forbidden", "allowed"] = Field(
         "forbidden", description="may texts be sent to servers outside this machine and internal_hosts?"

@@ -10,12 +10,10 @@ import yaml
 
 from emplifai import contrast
 from emplifai.labels import Label
+from emplifai.prompt import Talk, Wording
 from emplifai.records import CRITERIA, Dialogue, Question, sha256
 
 ATTACKS = "attacks-v1"
-STOCK = "お気持ち、お察しします。それは大変でしたね。どうか無理をなさらないでください。"
-PADDING = "このことについては、またいつでもお話しいただければと思います。以上、私からお伝えしたかったことでした。"
-CLOSING = "何卒よろしくお願い申し上げます。"
 FEELING = {"empathy": "lower", "emotion_empathy": "lower"}
 WANTED = {  # of contrasts by kind; all others are fluent replies that miss the feeling
     "truncated": {"fluency": "lower"},
@@ -40,7 +38,7 @@ def attacks(name: str = ATTACKS) -> dict[str, str]:
     return yaml.safe_load(files("emplifai.prompts").joinpath(f"{name}.yaml").read_text("utf-8"))
 
 
-def probes(test: Sequence[Dialogue], labels: dict[str, Label]) -> list[Probe]:
+def probes(test: Sequence[Dialogue], talk: Talk) -> list[Probe]:
     """All probes for one dialogue of each situation; `question.model` is the probe's name."""
     leaders = contrast.leading(test)
     donors, rows = contrast.Donors(leaders, test), []
@@ -48,16 +46,16 @@ def probes(test: Sequence[Dialogue], labels: dict[str, Label]) -> list[Probe]:
         name = "reference" if question.model == "reference" else f"contrast:{question.model}"
         rows.append(Probe(name, "reference", WANTED.get(question.model, FEELING), question._replace(model=name)))
     for dialogue in leaders:
-        rows += [*_changed(dialogue), *_swapped(dialogue, labels), *_attacked(dialogue, donors)]
+        rows += [*_changed(dialogue, talk.wording), *_swapped(dialogue, talk.labels), *_attacked(dialogue, donors)]
     return rows
 
 
-def _changed(dialogue: Dialogue) -> list[Probe]:
+def _changed(dialogue: Dialogue, words: Wording) -> list[Probe]:
     """The reference with words that add nothing; and a phrase that anybody could get in its place."""
     texts = {
-        "change:padding": (dialogue.reference + PADDING, NOT_HIGHER),
-        "change:polite_closing": (dialogue.reference + CLOSING, NOT_HIGHER),
-        "change:stock_phrase": (STOCK, FEELING),
+        "change:padding": (dialogue.reference + words.padding, NOT_HIGHER),
+        "change:polite_closing": (dialogue.reference + words.closing, NOT_HIGHER),
+        "change:stock_phrase": (words.stock.strip(), FEELING),
     }
     return [Probe(name, "reference", wanted, Question(dialogue, name, text)) for name, (text, wanted) in texts.items()]
 

@@ -49,8 +49,9 @@ class Progress:
 
     def _amounts(self, rate: float) -> str:
         if self.unit == "bytes":
-            return f"{self.done / 1e6:.1f}/{self.total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
-        return f"{self.done}/{self.total} {self.unit}, {rate:.1f}/s"
+            unit, size = ("MB", 1e6) if self.total >= 1e6 else ("kB", 1e3)
+            return f"{self.done / size:.1f}/{self.total / size:.1f} {unit}, {rate / size:.3g} {unit}/s"
+        return f"{self.done}/{self.total} {self.unit}, {rate:.3g}/s"
 
 
 def track(items: Iterable[T], what: str, total: int, unit: str = "items") -> Iterator[T]:

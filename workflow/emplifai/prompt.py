@@ -1,12 +1,12 @@
 """How a dialogue becomes the text that a model reads: one place for training, generation and likelihoods."""
 
 import re
-from functools import cache
-from importlib.resources import files
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+from emplifai import labels, prompts
 from emplifai.errors import UserError
-from emplifai.labels import Label
+from emplifai.params import Data
 from emplifai.records import Dialogue
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
@@ -17,10 +17,32 @@ CONTROL = re.compile(
 NO_REASONING = "<think>\n\n</think>\n\n"  # opens an answer of Qwen3, which takes it out of earlier ones; here it stays
 
 
-@cache
-def template(name: str) -> str:
-    """A text file of prompts/, by its name without the ending."""
-    return files("emplifai.prompts").joinpath(f"{name}.txt").read_text("utf-8").strip()
+class Wording(NamedTuple):
+    """The words around a dialogue: a file prompts/talk-NAME.yaml. situation, patient, supporter and emotion open a part."""
+
+    language: str
+    task: str
+    situation: str
+    patient: str
+    supporter: str
+    emotion: str
+    question: str  # with a place for {labels}
+    comma: str  # between the labels
+    stock: str
+    padding: str
+    closing: str
+
+
+class Talk(NamedTuple):
+    """What a dialogue becomes a text with: the emotions' names, and the words around it."""
+
+    labels: dict[str, labels.Label]
+    wording: Wording
+
+
+def talk_of(data: Data, dialogues: Iterable[Dialogue] = ()) -> Talk:
+    """As data.labels and data.prompt say. Raises UserError naming each emotion of the dialogues that is no label."""
+    return Talk(labels.covering(data.labels, dialogues), Wording(**prompts.load("talk", data.prompt, "data.prompt")))
 
 
 def inert(text: str) -> str:
@@ -31,46 +53,47 @@ def inert(text: str) -> str:
     return CONTROL.sub(lambda found: f"＜{found[1]}＞" if found[1] else f"［{found[2]}］", text)
 
 
-def messages(dialogue: Dialogue, labels: dict[str, Label], emotion: str | None = None, reply: bool = True) -> list[Message]:
+def messages(dialogue: Dialogue, talk: Talk, emotion: str | None = None, reply: bool = True) -> list[Message]:
     """The whole conversation for a chat model: turns, the question for the emotion and its answer.
 
     emotion: name of a label to tell the model beforehand. reply: whether the supporter's last words are part of it.
     The task and the situation open the patient's first turn: of a system message some templates show nothing (LLM-jp), and
     others refuse it (Gemma 2).
     """
-    opening = template("reply-ja-v1").format(situation=inert(dialogue.situation))
+    known, words = talk
+    opening = f"{words.task}\n\n{words.situation}{inert(dialogue.situation)}"
     if emotion:
-        opening += f"\n患者の感情：{labels[emotion].ja}"
+        opening += f"\n{words.emotion}{known[emotion].word}"
     turns = dialogue.turns if reply else dialogue.turns[:-1]
-    talk = [{"role": "user" if t.role == "patient" else "assistant", "content": inert(t.text)} for t in turns]
-    talk[0]["content"] = f"{opening}\n患者：{talk[0]['content']}"
-    question = template("emotion-ja-v1").format(labels="、".join(label.ja for label in labels.values()))
+    said = [{"role": "user" if t.role == "patient" else "assistant", "content": inert(t.text)} for t in turns]
+    said[0]["content"] = f"{opening}\n{words.patient}{said[0]['content']}"
+    question = words.question.format(labels=words.comma.join(label.word for label in known.values()))
     if not reply:  # the question joins the patient's turn: templates want the roles to alternate
-        talk[-1]["content"] += f"\n\n{question}"
+        said[-1]["content"] += f"\n\n{question}"
     else:
-        talk.append({"role": "user", "content": question})
-    answer = {"role": "assistant", "content": labels[dialogue.emotion].ja}
-    return [*talk, answer]
+        said.append({"role": "user", "content": question})
+    answer = {"role": "assistant", "content": known[dialogue.emotion].word}
+    return [*said, answer]
 
 
 def question(
     dialogue: Dialogue,
-    labels: dict[str, Label],
+    talk: Talk,
     task: str,
     emotion: str | None = None,
     reply: bool = True,
     shots: tuple[Dialogue, ...] = (),
 ) -> list[Message]:
     """What a chat model is sent for a task, with the exemplars' talk before: the last message is the user's."""
-    talk = messages(dialogue, labels, emotion, reply or task == "reply")
-    told = [m for shot in shots for m in messages(shot, labels, emotion and shot.emotion, reply or task == "reply")]
+    whole = messages(dialogue, talk, emotion, reply or task == "reply")
+    told = [m for shot in shots for m in messages(shot, talk, emotion and shot.emotion, reply or task == "reply")]
     end = -1 if task == "emotion" else -3  # without the emotion's answer; without reply, question and answer
-    return [*told, *talk[:end]]
+    return [*told, *whole[:end]]
 
 
 def segments(
     dialogue: Dialogue,
-    labels: dict[str, Label],
+    talk: Talk,
     tokenizer: Any,
     emotion: str | None = None,
     reply: bool = True,
@@ -83,43 +106,44 @@ def segments(
     """
     chat = getattr(tokenizer, "chat_template", None)
     if chat:
-        return _chat(dialogue, labels, tokenizer, emotion, reply, shots)
-    before = "".join("".join(text for text, _ in _plain(shot, labels, emotion and shot.emotion, reply)) + "\n" for shot in shots)
-    pieces = _plain(dialogue, labels, emotion, reply)
+        return _chat(dialogue, talk, tokenizer, emotion, reply, shots)
+    before = "".join("".join(text for text, _ in _plain(shot, talk, emotion and shot.emotion, reply)) + "\n" for shot in shots)
+    pieces = _plain(dialogue, talk, emotion, reply)
     return [(before + pieces[0][0], pieces[0][1]), *pieces[1:]]
 
 
-def _plain(dialogue: Dialogue, labels: dict[str, Label], emotion: str | None, reply: bool) -> list[Segment]:
-    given = f"状況：{dialogue.situation}\n" + (f"患者の感情：{labels[emotion].ja}\n" if emotion else "")
+def _plain(dialogue: Dialogue, talk: Talk, emotion: str | None, reply: bool) -> list[Segment]:
+    known, words = talk
+    given = f"{words.situation}{dialogue.situation}\n" + (f"{words.emotion}{known[emotion].word}\n" if emotion else "")
     pieces: list[Segment] = []
     for turn in dialogue.turns if reply else dialogue.turns[:-1]:
         if turn.role == "patient":
-            given += f"患者：{turn.text}\n"
+            given += f"{words.patient}{turn.text}\n"
         else:
-            pieces += [(given + "支援者：", None), (turn.text + "\n", "reply")]
+            pieces += [(given + words.supporter, None), (turn.text + "\n", "reply")]
             given = ""
-    return [*pieces, (given + "患者の感情：", None), (labels[dialogue.emotion].ja + "\n", "emotion")]
+    return [*pieces, (given + words.emotion, None), (known[dialogue.emotion].word + "\n", "emotion")]
 
 
-def _chat(dialogue, labels, tokenizer, emotion, reply, shots) -> list[Segment]:
-    told = [m for shot in shots for m in messages(shot, labels, emotion and shot.emotion, reply)]
+def _chat(dialogue, talk, tokenizer, emotion, reply, shots) -> list[Segment]:
+    told = [m for shot in shots for m in messages(shot, talk, emotion and shot.emotion, reply)]
     before = [*_system(tokenizer), *told]
-    talk = [*before, *messages(dialogue, labels, emotion, reply)]
+    said = [*before, *messages(dialogue, talk, emotion, reply)]
     pieces: list[Segment] = []
     done = ""
-    for k, message in enumerate(talk):
+    for k, message in enumerate(said):
         if message["role"] != "assistant" or k < len(before):
             continue
         # enable_thinking: templates that know it open the answer without reasoning; the others take no notice
-        given = tokenizer.apply_chat_template(talk[:k], tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        whole = tokenizer.apply_chat_template(talk[: k + 1], tokenize=False, enable_thinking=False)
+        given = tokenizer.apply_chat_template(said[:k], tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        whole = tokenizer.apply_chat_template(said[: k + 1], tokenize=False, enable_thinking=False)
         past = done if given.startswith(done) else done.replace(NO_REASONING, "")
         if not given.startswith(past) or not whole.startswith(given):
             raise UserError(
                 f"{tokenizer.name_or_path}: its chat template rewrites what was said before (answer {k}); "
                 "give the model a template that only appends (chat_template.jinja in its folder)"
             )
-        task = "emotion" if k == len(talk) - 1 else "reply"
+        task = "emotion" if k == len(said) - 1 else "reply"
         pieces += [(given.removeprefix(past), None), (whole.removeprefix(given), task)]
         done = whole
     return pieces

@@ -8,7 +8,7 @@ from collections import defaultdict
 from importlib.resources import files
 from typing import Any
 
-from emplifai import STAGES, provenance
+from emplifai import STAGES, prompts, provenance
 from emplifai.evidence import Evidence
 from emplifai.params import Params
 from emplifai.paths import Paths
@@ -169,6 +169,7 @@ def render(run: Evidence, context: dict[str, Any]) -> str:
         models=run.params.models,
         emotions=sorted({d.emotion for d in run.test.values()}),
         labels=run.labels,
+        language=prompts.load("talk", run.params.data.prompt, "data.prompt")["language"],
         test_size=len(run.test),
         page_size=PAGE,
         script=script,

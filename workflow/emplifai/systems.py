@@ -61,7 +61,7 @@ def emotions(
 ) -> list[Reply]:
     """The emotion task, as records; none where the system names no emotion."""
     named = [(d, emotion) for d, (_, emotion) in zip(test, answers, strict=True) if emotion]
-    return [_record(name, backend, "emotion", d, labels[emotion].ja, emotion) for d, emotion in named]
+    return [_record(name, backend, "emotion", d, labels[emotion].word, emotion) for d, emotion in named]
 
 
 def _record(name: str, backend: str, task: str, dialogue: Dialogue, text: str, label: str | None) -> Reply:

@@ -25,6 +25,7 @@ rule finetune:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         finetune=P.section("finetune"),
+        prompt=P.data.prompt,
         model=lambda wildcards: P.section("models")[wildcards.model],
     shell:
         "python -m emplifai finetune --model {wildcards.model:q} 2>&1 | tee {log:q}"

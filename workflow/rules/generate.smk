@@ -31,6 +31,7 @@ rule generate:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         generate=P.section("generate"),
+        prompt=P.data.prompt,
         model=lambda wildcards: P.section("models")[wildcards.model],
         part="",
     shell:
@@ -52,6 +53,7 @@ use rule generate as generate_shard with:
         PATHS.log("generate", "{model}.{shard}of{shards}"),
     params:
         generate=P.section("generate"),
+        prompt=P.data.prompt,
         model=lambda wildcards: P.section("models")[wildcards.model],
         part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.shards}",
 

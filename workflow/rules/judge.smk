@@ -32,6 +32,7 @@ rule judge:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         judge=P.section("judge"),
+        prompt=P.data.prompt,
         judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
         models=MODELS,
         part="",
@@ -52,6 +53,7 @@ use rule judge as judge_shard with:
         PATHS.log("judge", "{judge}.{shard}of{shards}"),
     params:
         judge=P.section("judge"),
+        prompt=P.data.prompt,
         judge_model=lambda wildcards: P.section("judges")[wildcards.judge],
         models=MODELS,
         part=lambda wildcards: f"--shard {wildcards.shard}/{wildcards.shards}",

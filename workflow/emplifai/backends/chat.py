@@ -7,7 +7,7 @@ from typing import Any
 from emplifai import prompt
 from emplifai.backends import openai
 from emplifai.cache import Cache
-from emplifai.labels import Label, read
+from emplifai.labels import read
 from emplifai.params import Model, Params
 from emplifai.progress import Progress
 from emplifai.records import Dialogue, Reply, digest, sha256
@@ -23,9 +23,9 @@ class Chat:
     device = "server"
 
     def __init__(
-        self, name: str, entry: Model, params: Params, labels: dict[str, Label], cache: Cache, shots: tuple[Dialogue, ...] = ()
+        self, name: str, entry: Model, params: Params, talk: prompt.Talk, cache: Cache, shots: tuple[Dialogue, ...] = ()
     ):
-        self.name, self.entry, self.generate, self.labels = name, entry, params.generate, labels
+        self.name, self.entry, self.generate, self.talk = name, entry, params.generate, talk
         self.cache, self.shots = cache, shots
         self.endpoint = openai.endpoint(f"models.{name}", entry, params.data)
         self.limits = openai.Limits(self.generate.max_in_flight, self.generate.timeout)
@@ -34,14 +34,14 @@ class Chat:
     def reply(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
         """Supporter's replies, `samples` a dialogue. The server has neither repetition_penalty nor no_repeat_ngram."""
         g = self.generate
-        told = [(d, prompt.question(d, self.labels, "reply", self._told(d), shots=self.shots)) for d in dialogues]
+        told = [(d, prompt.question(d, self.talk, "reply", self._told(d), shots=self.shots)) for d in dialogues]
         settings = {"max_tokens": g.max_new_tokens, "temperature": g.temperature}
         return self._ask(told, "reply", settings | ({"top_p": g.top_p} if g.temperature else {}), g.samples)
 
     def emotion(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
         """The label that the server's greedy answer names."""
         whole = self.generate.emotion.context == "dialogue"
-        told = [(d, prompt.question(d, self.labels, "emotion", None, whole, self.shots)) for d in dialogues]
+        told = [(d, prompt.question(d, self.talk, "emotion", None, whole, self.shots)) for d in dialogues]
         return self._ask(told, "emotion", {"max_tokens": 32, "temperature": 0.0}, 1)
 
     def likelihood(self, dialogues: Sequence[Dialogue]) -> list[dict[str, Any]]:
@@ -99,5 +99,5 @@ class Chat:
             text_sha256=sha256(text),
             input_tokens=input_tokens,
             output_tokens=output_tokens,
-            label=read(text, self.labels) if task == "emotion" else None,
+            label=read(text, self.talk.labels) if task == "emotion" else None,
         )

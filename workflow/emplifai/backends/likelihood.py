@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emplifai import contrast, labels, models, prompt, records
+from emplifai import contrast, models, prompt, records
 from emplifai.backends import proxy, weights
 from emplifai.backends.features import Passage, Reader, Reading
 from emplifai.cache import Cache
@@ -99,7 +99,7 @@ def read(
     anchors = contrast.questions(contrast.leading(dev), dev)
     cache = Cache(paths.cache / "judge" / name)
     try:
-        texts = Texts(judge, labels.load(params.data.labels), cache)
+        texts = Texts(judge, prompt.talk_of(params.data), cache)
         asked = [p for q in questions for p in texts.asked(q, criteria)]
         known = [p for q in anchors for p in texts.asked(q, [c for c in criteria if anchors_of(c, q.model)])]
         texts.read([*asked, *known, *(p for q in fit for p in texts.asked(q, ["empathy"]))], shard)
@@ -117,12 +117,12 @@ def _load(model: str, revision: str | None) -> tuple[Any, Any]:
 class Texts:
     """The texts as the model reads them: with their context, and in the same form with all words before them blank."""
 
-    def __init__(self, judge: JudgeModel, names: dict[str, labels.Label], cache: Cache):
+    def __init__(self, judge: JudgeModel, talk: prompt.Talk, cache: Cache):
         model, self.tokenizer = _load(judge.model, judge.revision)
         depth = model.config.get_text_config().num_hidden_layers
         fingerprint = models.fingerprint(judge.model, judge.revision)
         self.reader = Reader(model, self.tokenizer, max(1, round(depth * 2 / 3)), fingerprint, cache)
-        self.labels = names
+        self.talk = talk
         self.settings = [fingerprint, self.reader.layer]
         self.readings: dict[Passage, Reading] = {}
 
@@ -152,7 +152,7 @@ class Texts:
 
     def _passage(self, dialogue: Dialogue, text: str, features: bool) -> Passage:
         told = replace(dialogue, turns=[*dialogue.turns[:-1], Turn("supporter", text.strip())])
-        pieces = prompt.segments(told, self.labels, self.tokenizer)
+        pieces = prompt.segments(told, self.talk, self.tokenizer)
         piece = [text for text, task in pieces if task == "reply"][-1]
         words = text.strip() if piece.startswith(text.strip()) else piece
         return Passage(prompt.before(pieces, "reply"), words, piece.removeprefix(words), True, features)

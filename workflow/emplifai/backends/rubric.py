@@ -7,12 +7,10 @@ replaced by full-width look-alikes (compare "spotlighting", Hines et al. 2024, a
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
 from typing import Any
 
-import yaml
-
+from emplifai import prompts
 from emplifai.errors import UserError
 from emplifai.labels import Label
 from emplifai.records import Pair, Question, sha256
@@ -20,15 +18,9 @@ from emplifai.records import Pair, Question, sha256
 Message = dict[str, str]
 
 
-@cache
 def load(name: str) -> dict[str, Any]:
     """A rubric by its name (judge.rubric). Raises UserError naming those there are."""
-    folder = files("emplifai.prompts")
-    there = sorted(f.name.removeprefix("judge-").removesuffix(".yaml") for f in folder.iterdir() if f.name.startswith("judge-"))
-    if name not in there:
-        where = "params.yaml: judge.rubric or judge.audit.second_rubric"
-        raise UserError(f"{where}: no rubric {name!r}; there are: {', '.join(there)}")
-    return yaml.safe_load(folder.joinpath(f"judge-{name}.yaml").read_text("utf-8"))
+    return prompts.load("judge", name, "judge.rubric or judge.audit.second_rubric")
 
 
 def check(name: str, criteria: list[str], scale: tuple[int, int], method: str = "stated") -> None:
@@ -75,7 +67,8 @@ def comparison(pair: Pair, rubric: str, labels: dict[str, Label], scale: tuple[i
 
 def _part(form: dict[str, Any], criterion: str, scale: tuple[int, int]) -> dict[str, Any]:
     part = form["criteria"][criterion]
-    anchors = "\n".join(f"{point}：{text}" for point, text in sorted(part["anchors"].items()))
+    colon = "：" if form["language"] == "ja" else ": "
+    anchors = "\n".join(f"{point}{colon}{text}" for point, text in sorted(part["anchors"].items()))
     return {"name": part["name"], "definition": part["definition"], "anchors": anchors, "low": scale[0], "high": scale[1]}
 
 
@@ -91,8 +84,10 @@ def _chat(system: str, user: str) -> list[Message]:
 
 
 def _label(form: dict[str, Any], label: Label) -> str:
-    definition = label.definition_ja if form["language"] == "ja" else label.definition_en
-    return form["label"].format(ja=label.ja, en=label.name, definition=definition or label.ja) + "\n"
+    both = [label.definition_ja, label.definition_en]
+    definition = next(filter(None, both if form["language"] == "ja" else both[::-1]), label.word)
+    name = label.name if label.word == label.name else f"{label.name} ({label.word})"
+    return form["label"].format(word=label.word, name=name, definition=definition) + "\n"
 
 
 class _Neutral(dict):

@@ -13,7 +13,7 @@ from emplifai import models, prompt
 from emplifai.backends import batches, decoding, likelihoods, weights
 from emplifai.cache import Cache
 from emplifai.errors import UserError
-from emplifai.labels import Label, read
+from emplifai.labels import read
 from emplifai.params import Generate, Model
 from emplifai.progress import Progress
 from emplifai.records import Dialogue, Reply, digest, file_sha256, sha256
@@ -28,12 +28,12 @@ class Transformers:
         name: str,
         entry: Model,
         generate: Generate,
-        labels: dict[str, Label],
+        talk: prompt.Talk,
         cache: Cache,
         adapter: Path | None = None,
         shots: tuple[Dialogue, ...] = (),
     ):
-        self.name, self.entry, self.generate, self.labels = name, entry, generate, labels
+        self.name, self.entry, self.generate, self.talk = name, entry, generate, talk
         self.cache, self.adapter, self.shots = cache, adapter, shots
         self.fresh = self.cached = 0
         self.shard: Shard | None = None  # with one, answers of other shards that the cache lacks are left out
@@ -76,12 +76,12 @@ class Transformers:
         split = [prompt.split_at(self._pieces(d, reply=how.context == "dialogue"), "emotion") for d in dialogues]
         told = [(d, given) for d, (given, _) in zip(dialogues, split, strict=True)]
         if how.method == "text":
-            longest = max(len(self._ids([(label.ja + "\n", None)])) for label in self.labels.values())
+            longest = max(len(self._ids([(label.word + "\n", None)])) for label in self.talk.labels.values())
             return self._write(told, "emotion", decoding.Decoding(longest + 8), 1)
         answers = {}
         if dialogues:  # the answer of any dialogue shows how the prompt form ends an answer
-            word, whole = self.labels[dialogues[0].emotion].ja, split[0][1]
-            answers = {n: whole.replace(word, label.ja, 1) for n, label in self.labels.items()}
+            word, whole = self.talk.labels[dialogues[0].emotion].word, split[0][1]
+            answers = {n: whole.replace(word, label.word, 1) for n, label in self.talk.labels.items()}
         return self._choose(told, answers)
 
     def likelihood(self, dialogues: Sequence[Dialogue]) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ class Transformers:
 
     def _pieces(self, dialogue: Dialogue, emotion: bool = False, reply: bool = True) -> list[prompt.Segment]:
         told = dialogue.emotion if emotion else None
-        return prompt.segments(dialogue, self.labels, self.tokenizer, told, reply, self.shots)
+        return prompt.segments(dialogue, self.talk, self.tokenizer, told, reply, self.shots)
 
     def _ids(self, pieces: list[prompt.Segment]) -> list[int]:
         return prompt.encode(pieces, self.tokenizer)[0] or [self.tokenizer.eos_token_id]
@@ -149,12 +149,12 @@ class Transformers:
             order = sorted(range(len(names)), key=lambda k: (-value["scores"][k], k))
             ranking = [names[k] for k in order]
             tokens = len(choices.answers[order[0]])
-            text = self.labels[ranking[0]].ja
+            text = self.talk.labels[ranking[0]].word
             replies.append(self._reply("emotion", d, given, row, 0, settings, text, "stop", tokens, ranking))
         return replies
 
     def _reply(self, task, dialogue, given, ids, sample, settings, text, finish_reason, tokens, ranking=None) -> Reply:
-        label = None if task == "reply" else ranking[0] if ranking else read(text, self.labels)
+        label = None if task == "reply" else ranking[0] if ranking else read(text, self.talk.labels)
         return Reply(
             dialogue_id=dialogue.dialogue_id,
             model=self.name,

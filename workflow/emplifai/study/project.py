@@ -218,8 +218,8 @@ def _item(dialogue: Dialogue, text: str, emotions: dict[str, labels.Label]) -> d
     label = emotions.get(dialogue.emotion)
     return {
         "situation": dialogue.situation,
-        "emotion": label.ja if label else dialogue.emotion,
-        "definition": label.definition_ja if label else "",
+        "emotion": label.word if label else dialogue.emotion,
+        "definition": (label.definition_ja or label.definition_en) if label else "",
         "turns": [{"role": t.role, "text": t.text} for t in dialogue.turns[:-1]],
         "reply": text,
     }
