@@ -208,7 +208,8 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
     wait_for(lambda: not cluster.jobs())
     assert not list((project / "results").rglob("*.partial"))
 
-    process = start(*SNAKEMAKE, "all")
+    site = ("--default-resources", "slurm_partition=all", "slurm_account=lab", "mem_mb=4000", "runtime=30")  # as in README
+    process = start(*SNAKEMAKE, *site, "--", "all")
     killed = freeze(project, "bertscore")
     lost = freeze(project, "judge")
     os.kill(killed, signal.SIGKILL)
@@ -219,8 +220,12 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
     wait_for(lambda: not running(cluster, "judge_wildcards_proxy"))
     with contextlib.suppress(ProcessLookupError):
         os.kill(lost, signal.SIGKILL)  # as the node's end does
+    for waiting in [number for number, state, _ in cluster.jobs() if state == "PENDING"]:
+        cluster.call("scontrol", "update", f"JobId={waiting}", "StartTime=now")  # SLURM would wait two minutes
+    wait_for(lambda: running(cluster, "judge_wildcards_proxy") == [job])
+    shown = cluster.show(job)
+    assert shown["NodeList"] != node and shown["Account"] == "lab"
     cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM would wait two minutes
     assert process.wait(LONG) == 0, said(project)[-3000:]
 
     assert tables(project) == undisturbed
