@@ -6,6 +6,7 @@ dead one's. Our files are moved into place whole, so making them again is always
 """
 
 import fcntl
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,13 +48,23 @@ def _again(original):
 
 def _share(held: TextIO, persistence: Any) -> None:
     """Hold the flock with all that run; if we are the first, take away what a dead one left."""
-    with suppress(BlockingIOError):  # another runs: whether both may is for Snakemake to say
+    try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if persistence.locked:
             _take_away(held, persistence)
         held.truncate(0)
+    except BlockingIOError:  # whether both may is for Snakemake to say
+        _tell_of_another(held)
     fcntl.flock(held, fcntl.LOCK_SH)
-    print(platform.node(), file=held, flush=True)
+    print(f"{platform.node()} process {os.getpid()}", file=held, flush=True)
+
+
+def _tell_of_another(held: TextIO) -> None:
+    from snakemake.logging import logger
+
+    held.seek(0)
+    process = "".join(held.read().splitlines()[:1])
+    logger.warning(f"Another Snakemake runs here ({process or 'unknown'}): wait for it, or end it and give this command again.")
 
 
 def _take_away(held: TextIO, persistence: Any) -> None:
@@ -62,7 +73,7 @@ def _take_away(held: TextIO, persistence: Any) -> None:
     from snakemake.logging import logger
 
     held.seek(0)
-    elsewhere = sorted({line.strip() for line in held} - {platform.node()})
+    elsewhere = sorted({line.split()[0] for line in held if line.strip()} - {platform.node()})
     if elsewhere:
         raise WorkflowError(
             f"the last Snakemake here ran on {', '.join(elsewhere)} and did not end well: if it is really gone from there, "
