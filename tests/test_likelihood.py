@@ -64,6 +64,7 @@ def capped_model(tiny_model, tmp_path):
     torch.manual_seed(0)
     vocabulary = len(AutoTokenizer.from_pretrained(tiny_model))
     config = Gemma2Config(vocab_size=vocabulary, num_hidden_layers=2, final_logit_softcapping=0.05, pad_token_id=3, **size)
+    config.sliding_window = 24
     Gemma2ForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -74,17 +75,20 @@ def test_log_probability_and_features_equal_a_plain_forward_pass(tiny_model, cap
 
     read = reader(tiny_model if plain else capped_model, tmp_path)
     assert read.plain_head is plain
-    passage = features.Passage("状況：朝\n患者：痛い。\n支援者：", "そうでしたか。", "\n")
-    found = read.read([passage])[passage]
-    _, ids, start, end = read.encode(passage)
-    assert (start, end) == (len(ids) - 8, len(ids) - 1)
-    with torch.no_grad():
-        out = read.model(torch.tensor([ids]), output_hidden_states=True)
-    log_p = out.logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[start - 1 :, 0]
-    assert found.tokens == len(ids) - start == len("そうでしたか。\n")
-    assert found.log_p == pytest.approx(float(log_p.mean()), abs=1e-5)
-    states = out.hidden_states[1][0, start:end].numpy()
-    np.testing.assert_allclose(found.features, np.r_[states.mean(0), states[-1]], atol=2e-3 * np.abs(states).max())
+    contexts = ["状況：朝\n患者：痛い。\n支援者：", "状況：" + "夜も眠れない。" * 6 + "\n支援者："]  # one longer than the window
+    passages = [features.Passage(c, t, "\n") for c in contexts for t in ("そうでしたか。", "はい。")]
+    found = read.read(passages)
+    for passage in passages:
+        row = read.encode(passage)
+        assert (row.start, row.end) == (len(row.ids) - len(passage.text) - 1, len(row.ids) - 1)
+        with torch.no_grad():
+            out = read.model(torch.tensor([row.ids]), output_hidden_states=True)
+        log_p = out.logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(row.ids[1:])[:, None])[row.start - 1 :, 0]
+        assert found[passage].tokens == len(row.ids) - row.start == len(passage.text) + 1
+        assert found[passage].log_p == pytest.approx(float(log_p.mean()), abs=1e-5)
+        states = out.hidden_states[1][0, row.start : row.end].numpy()
+        expected = np.r_[states.mean(0), states[-1]]
+        np.testing.assert_allclose(found[passage].features, expected, atol=2e-3 * np.abs(states).max())
 
 
 def test_states_alone_need_no_upper_layers(tiny_model, tmp_path):
@@ -95,9 +99,9 @@ def test_states_alone_need_no_upper_layers(tiny_model, tmp_path):
     whole = features.Passage("患者：痛い。\n支援者：", "そうでしたか。", "\n")
     part = whole._replace(log_p=False)
     found = read.read([part])[part]
-    assert reached == ["layer"] and found.log_p is None
+    assert set(reached) == {"layer"} and found.log_p is None
     np.testing.assert_array_equal(found.features, read.read([whole])[whole].features)
-    assert reached == ["layer", "layer", "top"]
+    assert reached.count("top") == reached.count("layer") / 2 > 0
 
 
 def test_a_reading_does_not_depend_on_what_else_is_read(tiny_model, tmp_path):

@@ -7,12 +7,13 @@ from typing import Any
 ROOM = 64  # tokens; a cache grows by so many at once
 
 
-def new() -> Any:
-    """An empty cache, all of whose layers keep all positions."""
+def new(room: int = ROOM) -> Any:
+    """An empty cache, all of whose layers keep all positions. room 0: for what gets no token after it."""
     from transformers import DynamicCache
 
     made = DynamicCache()  # without a config: one kind of layer for all
-    made.layer_class_to_replicate = _layer()
+    if room:
+        made.layer_class_to_replicate = _layer()
     return made
 
 

@@ -2,12 +2,14 @@
 
 import base64
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from emplifai.backends import caches, shelves
+from emplifai.backends.likelihoods import tree_fits
+from emplifai.backends.shelves import Passage, Placed, Row
 from emplifai.cache import Cache
 from emplifai.loss import is_plain_head
 from emplifai.progress import Progress
@@ -15,20 +17,8 @@ from emplifai.prompt import encode, encode_piece
 from emplifai.records import digest
 from emplifai.shards import Shard
 
-STEP = 16  # tokens: rows are padded to a multiple of it
-BATCH_TOKENS = 1024  # of a batch; on a processor larger ones are hardly quicker, and short of rows more often
 HEAD_ROWS = 1024  # tokens that go through the head at once, over TILE words at once: 8 MB of bfloat16
 TILE = 4096
-
-
-class Passage(NamedTuple):
-    """A text, what stands before it and the mark that ends it. `log_p` and `features` say what is wanted of it."""
-
-    context: str
-    text: str
-    end: str
-    log_p: bool = True
-    features: bool = True
 
 
 class Reading(NamedTuple):
@@ -45,7 +35,8 @@ UNREAD = Reading(0, None, None)  # longer than the model's positions
 class Reader:
     """Reads passages with a causal model and keeps what it read in a cache.
 
-    Batches have a shape that depends on a row's own length alone: fixed numbers of rows, filled up where there are too few.
+    What stands before several texts is read once. Batches have a shape that depends on the lengths of a row's own context and
+    text alone: fixed numbers of rows, filled up where there are too few.
     So a reading is the same to the last bit whatever else is asked, and a killed run ends in the tables of an undisturbed one.
     """
 
@@ -53,8 +44,10 @@ class Reader:
         self.model, self.tokenizer, self.layer, self.cache = model, tokenizer, layer, cache
         self.plain_head = is_plain_head(model.requires_grad_(False))
         self.block = _block(model, layer)
+        self.shares = tree_fits(model)  # whether a context can be read once for all texts behind it
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
-        self._key = [fingerprint, str(model.dtype), layer, STEP, BATCH_TOKENS, HEAD_ROWS, TILE]
+        shapes = (shelves.STEP, shelves.CONTEXT_STEP, shelves.BATCH_TOKENS, HEAD_ROWS, TILE)
+        self._key = [fingerprint, str(model.dtype), layer, *shapes]
 
     def read(
         self, passages: Iterable[Passage], what: str = "proxy: reading", shard: Shard | None = None
@@ -68,22 +61,22 @@ class Reader:
                 self.cache.put(keys[row.passage], pack(UNREAD))
         rows = [row for row in rows if len(row.ids) <= self.longest]
         with Progress(what, len(rows), "texts") as progress:
-            for found in self._together(_batches(rows)):
+            for found in self._together(rows):
                 for passage, reading in found:
                     self.cache.put(keys[passage], pack(reading))
                 progress.add(len(found))
         return {p: unpack(self.cache.get(keys[p])) for p in passages}
 
-    def encode(self, passage: Passage) -> "Row":
+    def encode(self, passage: Passage) -> Row:
         before = encode([(passage.context, None)], self.tokenizer)[0]
         told = encode_piece(passage.text + passage.end, self.tokenizer)
         words = max(1, min(len(told), len(encode_piece(passage.text, self.tokenizer))))
         return Row(passage, before + told, len(before), len(before) + words)
 
-    def _together(self, batches: Iterable[list["Row"]]) -> Iterator[list[tuple[Passage, Reading]]]:
+    def _together(self, rows: list[Row]) -> Iterator[list[tuple[Passage, Reading]]]:
         """The readings of a few batches at a time: the head is quickest on many tokens at once."""
         seen: list[Seen] = []
-        for batch in batches:
+        for batch in shelves.batches(rows, self.cut, self._before):
             seen += self._forward(batch)
             if sum(len(s.targets) for s in seen) >= 4 * HEAD_ROWS or not any(s.row.passage.log_p for s in seen):
                 yield self._readings(seen)
@@ -91,40 +84,70 @@ class Reader:
         if seen:
             yield self._readings(seen)
 
-    def _forward(self, batch: list["Row"]) -> list["Seen"]:
+    def cut(self, row: Row) -> int:
+        """So many ids of a row are its context: all but the last before the text, which predicts the text's first."""
+        return row.start - 1 if self.shares else 0
+
+    def _before(self, contexts: list[list[Row]]) -> list[tuple[Any, Any]]:
+        """Keys and values [contexts, heads, width, size] of each layer, contexts padded on the left; [] where there are none."""
+        import torch
+
+        first = contexts[0][0]
+        width = shelves.width(self.cut(first), shelves.CONTEXT_STEP)
+        if not width:
+            return []
+        ids = torch.zeros((shelves.height(width), width), dtype=torch.long)
+        mask = torch.ones_like(ids)
+        for k, (row, *_) in enumerate(contexts):
+            mask[k, : width - self.cut(row)] = 0
+            ids[k, width - self.cut(row) :] = torch.tensor(row.ids[: self.cut(row)])
+        made = caches.new(room=0)
+        with torch.inference_mode():
+            self._pass(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), made, first.passage.log_p)
+        return [(layer.keys, layer.values) for layer in made.layers]
+
+    def _forward(self, batch: list[Placed]) -> list["Seen"]:
         """One pass: what each row's text leaves behind."""
         import torch
 
-        width = _width(len(batch[0].ids))
-        ids = torch.zeros((_height(width), width), dtype=torch.long)
-        for line, row in zip(ids, batch, strict=False):
-            line[: len(row.ids)] = torch.tensor(row.ids)
-        # The padding stands behind the text, where a causal model does not see it: no mask is needed.
+        row, cut, layers, _ = batch[0]
+        before, width = shelves.width(cut, shelves.CONTEXT_STEP), shelves.width(len(row.ids) - cut)
+        ids = torch.zeros((shelves.height(width), width), dtype=torch.long)
+        mask = torch.ones((len(ids), before + width), dtype=torch.long)
+        for k, (row, cut, _, _) in enumerate(batch):
+            ids[k, : len(row.ids) - cut] = torch.tensor(row.ids[cut:])
+            mask[k, : before - cut] = 0
+        # The padding behind a text is where a causal model does not see it.
+        positions = (mask.cumsum(1) - 1)[:, before:].clamp(max=self.longest - 1)
         with torch.inference_mode():
-            states, ends = self._pass(ids.to(self.model.device), any(row.passage.log_p for row in batch))
+            made = shelves.gathered(batch, len(ids)) if layers else None
+            states, ends = self._pass(ids, mask if layers else None, positions, made, batch[0].row.passage.log_p)
             states = states.float().cpu().numpy()
         return [
             Seen(
                 row,
                 row.ids[row.start :] if row.passage.log_p else [],
-                ends[k, row.start - 1 : len(row.ids) - 1] if row.passage.log_p else None,
-                _summary(states[k, row.start : row.end]) if row.passage.features else None,
+                ends[k, row.start - 1 - cut : len(row.ids) - 1 - cut] if row.passage.log_p else None,
+                _summary(states[k, row.start - cut : row.end - cut]) if row.passage.features else None,
             )
-            for k, row in enumerate(batch)
+            for k, (row, cut, _, _) in enumerate(batch)
         ]
 
-    def _pass(self, ids, whole: bool) -> tuple[Any, Any]:
+    def _pass(self, ids, mask, positions, made, whole: bool) -> tuple[Any, Any]:
         """States of the layer, and what the head makes log-probabilities of; that and the layers above only if `whole`."""
+        device = self.model.device
+        given = {"input_ids": ids.to(device), "use_cache": made is not None}
+        if made is not None:
+            given |= {"attention_mask": mask.to(device), "position_ids": positions.to(device), "past_key_values": made}
         if whole and self.plain_head:
-            body = getattr(self.model, self.model.base_model_prefix)
-            out = body(input_ids=ids, use_cache=False, output_hidden_states=True)
+            out = getattr(self.model, self.model.base_model_prefix)(**given, output_hidden_states=True)
             return out.hidden_states[self.layer], out.last_hidden_state
         if whole or self.block is None:
-            out = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            out = self.model(**given, output_hidden_states=True)
             return out.hidden_states[self.layer], out.logits
         hook = self.block.register_forward_hook(_stop)
         try:
-            self.model(input_ids=ids, use_cache=False)
+            self.model(**given)
         except Reached as reached:
             return reached.states, None
         finally:
@@ -188,13 +211,6 @@ def _block(model: Any, layer: int) -> Any:
     return stacks[0][layer - 1] if len(stacks) == 1 and layer < depth else None
 
 
-class Row(NamedTuple):
-    passage: Passage
-    ids: list[int]
-    start: int  # where the text begins in ids, and where its end mark does
-    end: int
-
-
 class Seen(NamedTuple):
     """A row after its pass: the ids whose probability is wanted, and the state (or logits) before each."""
 
@@ -202,25 +218,6 @@ class Seen(NamedTuple):
     targets: list[int]
     ends: Any  # None where none is wanted
     features: np.ndarray | None
-
-
-def _width(length: int) -> int:
-    return -(-length // STEP) * STEP
-
-
-def _height(width: int) -> int:
-    return max(1, BATCH_TOKENS // width)
-
-
-def _batches(rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows of one padded length, and of which the same is wanted, together; longest first."""
-    shelves = defaultdict(list)
-    for row in rows:
-        shelves[_width(len(row.ids)), row.passage.log_p].append(row)
-    for width, log_p in sorted(shelves, reverse=True):
-        shelf = shelves[width, log_p]
-        for k in range(0, len(shelf), _height(width)):
-            yield shelf[k : k + _height(width)]
 
 
 def _summary(states: np.ndarray) -> np.ndarray:
