@@ -1,6 +1,7 @@
 """The rating page's server without a browser: its rules, hostile replies, kill -9, fifty raters at once."""
 
 import random
+import re
 import sqlite3
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import change_params
 from emplifai.records import CRITERIA
 from emplifai.study import display
 from emplifai.study.store import Store
@@ -49,6 +51,20 @@ def test_consent_comes_first_and_a_refusal_ends_it(serving):
     rater.ask("POST", "/consent", {"form": rater.form, "answer": "agree"})
     assert "同意されなかった" in Rater(server.port, tokens["r01"]).home()
     assert rater.send(position=0, fluency=3)[0] == 403
+
+
+def test_a_study_in_english_has_a_page_in_english(tmp_path):
+    folder = make(tmp_path / "study")
+    change_params(folder, data__prompt="en-v1")
+    project, tokens = draw(folder, "english", "--raters", "1", "--items", "2", "--repeat", "0")
+    with Server(project) as server:
+        rater = Rater(server.port, tokens["r01"])
+        pages = [rater.ask("GET", "/enter")[2], rater.home(), rater.ask("POST", "/consent", {"form": "x", "answer": "agree"})[2]]
+        rater.begin()
+        pages += [rater.home(), rater.ask("GET", "/guide")[2], rater.ask("GET", "/withdraw")[2]]
+    assert "Reply to be rated" in pages[3] and all('<html lang="en">' in page for page in pages if "<html" in page)
+    words = [re.sub(r'<div class="words".*?</div>', "", page, flags=re.S) for page in pages]
+    assert not [found for page in words if (found := re.findall("[ぁ-んァ-ヶ一-龠]+", page))]
 
 
 def test_only_what_is_on_the_scale_is_saved(serving):

@@ -21,6 +21,11 @@ class Label:
     definition_en: str
     polarity: str
 
+    def definition(self, language: str) -> str:
+        """In that language, or else in the other; empty where there is none."""
+        here, there = (self.definition_ja, self.definition_en)[:: 1 if language == "ja" else -1]
+        return here or there
+
 
 def load(path: Path) -> dict[str, Label]:
     """Labels by name, in the file's order. Raises UserError naming every fault.

@@ -84,8 +84,7 @@ def _chat(system: str, user: str) -> list[Message]:
 
 
 def _label(form: dict[str, Any], label: Label) -> str:
-    both = [label.definition_ja, label.definition_en]
-    definition = next(filter(None, both if form["language"] == "ja" else both[::-1]), label.word)
+    definition = label.definition(form["language"]) or label.word
     name = label.name if label.word == label.name else f"{label.name} ({label.word})"
     return form["label"].format(word=label.word, name=name, definition=definition) + "\n"
 

@@ -38,20 +38,23 @@ class Headers:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form of ours; 403 from other sites, 413 when too long, 400 when a field comes twice or is no text."""
+    """The fields of a form of ours; 403 from other sites, 413 when too long, 400 when a field comes twice or is no text.
+
+    The detail of an error is a key of the page's own words.
+    """
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise HTTPException(403, "ほかのサイトからの要求は受け付けません。")
+        raise HTTPException(403, "other_site")
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > LONGEST_BODY:
-            raise HTTPException(413, "長すぎます。")
+            raise HTTPException(413, "too_long")
     try:
         fields = parse_qs(
             body.decode("ascii"), keep_blank_values=True, strict_parsing=bool(body), errors="strict", max_num_fields=20
         )
     except ValueError:
-        raise HTTPException(400, "読み取れません。") from None
+        raise HTTPException(400, "unreadable") from None
     if any(len(values) > 1 for values in fields.values()):
-        raise HTTPException(400, "同じ欄が二つあります。")
+        raise HTTPException(400, "twice")
     return {name: values[0] for name, values in fields.items()}

@@ -25,12 +25,6 @@ from emplifai.study.project import Project, token_sha256
 from emplifai.study.store import LONGEST, Outcome, Rater, Store
 from emplifai.study.throttle import Throttle
 
-MESSAGES = {
-    "stale": "この項目はすでに終わっています。",
-    "conflict": "ほかの画面で点数が変わりました。表示を確かめてください。",
-    "incomplete": "まだ選んでいない観点があります。",
-}
-
 
 def application(project: Project, store: Store, tls: bool) -> Starlette:
     """The app. tls: cookies are sent over https only (also when a trusted proxy says that the rater's side is https)."""
@@ -44,25 +38,14 @@ def application(project: Project, store: Store, tls: bool) -> Starlette:
         Route("/withdraw", page.withdraw, methods=["GET", "POST"]),
         Route("/health", lambda _: PlainTextResponse("ok")),
     ]
-    handlers = {sqlite3.Error: _unsaved, HTTPException: _refused}
+    handlers = {sqlite3.Error: page.unsaved, HTTPException: page.refused}
     return Starlette(routes=routes, exception_handlers=handlers, middleware=[(Headers, (), {})])
-
-
-def _unsaved(request: Request, error: Exception) -> Response:
-    """The disk is full, or the database locked: nothing was saved, and the page sends it again."""
-    print(f"ratings: not saved: {error}", file=sys.stderr)
-    return JSONResponse({"message": "保存できませんでした。"}, 503)
-
-
-def _refused(request: Request, error: HTTPException) -> Response:
-    if "application/json" in request.headers.get("accept", ""):
-        return JSONResponse({"message": error.detail}, error.status_code, error.headers)
-    return PlainTextResponse(error.detail, error.status_code, error.headers)
 
 
 class _Page:
     def __init__(self, project: Project, store: Store, tls: bool):
         self.project, self.store, self.tls = project, store, tls
+        self.words: dict[str, str] = project.texts["page"]
         self.throttle = Throttle()
         texts = Environment(
             loader=PackageLoader("emplifai", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -71,6 +54,18 @@ class _Page:
         self.template = texts.get_template("rating.html.jinja")
         parts = files("emplifai.templates")
         self.style, self.script = (parts.joinpath(f"rating.{kind}").read_text("utf-8") for kind in ("css", "js"))
+
+    def unsaved(self, request: Request, error: Exception) -> Response:
+        """The disk is full, or the database locked: nothing was saved, and the page sends it again."""
+        print(f"ratings: not saved: {error}", file=sys.stderr)
+        return JSONResponse({"message": self.words["failed"]}, 503)
+
+    def refused(self, request: Request, error: HTTPException) -> Response:
+        """An error in the page's own words, which its detail is a key of."""
+        said = self.words.get(error.detail, error.detail)
+        if "application/json" in request.headers.get("accept", ""):
+            return JSONResponse({"message": said}, error.status_code, error.headers)
+        return PlainTextResponse(said, error.status_code, error.headers)
 
     async def home(self, request: Request) -> Response:
         """What is next for this rater: consent, guide, the open item, or the end."""
@@ -97,13 +92,13 @@ class _Page:
         form = await read_form(request)
         source = request.client.host if request.client else ""
         if wait := self.throttle.wait(source):
-            message = "誤ったリンクが続いたため、しばらく受け付けません。数分後にもう一度お試しください。"
-            return self._show(request, "enter", status=429, headers={"Retry-After": str(wait)}, message=message)
+            headers = {"Retry-After": str(wait)}
+            return self._show(request, "enter", status=429, headers=headers, message=self.words["too_many"])
         session = secrets.token_urlsafe(32)
         token = token_sha256(form.get("token", "").strip())
         if not await run_in_threadpool(self.store.enter, token, token_sha256(session)):
             self.throttle.wrong(source)
-            return self._show(request, "enter", status=403, message="このリンクは使えません。担当者にお問い合わせください。")
+            return self._show(request, "enter", status=403, message=self.words["wrong_link"])
         if old := request.cookies.get(self._cookie(request)):
             await run_in_threadpool(self.store.leave, token_sha256(old))
         answer = _to_home()
@@ -115,7 +110,7 @@ class _Page:
     async def consent(self, request: Request) -> Response:
         rater, form = await self._asked(request)
         if form.get("answer") not in ("agree", "refuse"):
-            raise HTTPException(422, "answer: agree または refuse")
+            raise HTTPException(422, "no_answer")
         agreed = form["answer"] == "agree"
         await run_in_threadpool(self.store.consent, rater.rater_id, agreed, self.project.consent_sha256)
         return _to_home()
@@ -134,14 +129,14 @@ class _Page:
         """Save scores, and with next=1 go on. Answered as JSON to the script, as a redirect to a browser without one."""
         rater, form = await self._asked(request)
         if rater.consent != "agreed" or not rater.begun or _ended(rater):
-            raise HTTPException(403, "評価はまだ、またはもう、できません。")
+            raise HTTPException(403, "not_now")
         order = self.project.orders[rater.rater_id]
         position, scores, was = self._ratings(form, len(order))
         close = form.get("next") == "1"
         criteria = self.project.criteria
         outcome = await run_in_threadpool(self.store.rate, rater.rater_id, position, scores, was, close, criteria)
         if "application/json" in request.headers.get("accept", ""):
-            return _told(outcome)
+            return self._told(outcome)
         return _to_home()
 
     async def withdraw(self, request: Request) -> Response:
@@ -162,10 +157,10 @@ class _Page:
         """Whose request it is and its form. 401 without a session, 403 when the form is not one of this session's pages."""
         rater = await self._rater(request)
         if rater is None:
-            raise HTTPException(401, "接続の期限が切れました。お手元のリンクをもう一度開いてください。")
+            raise HTTPException(401, "no_session")
         form = await read_form(request)
         if not hmac.compare_digest(form.get("form", "").encode(), self._form_token(request).encode()):
-            raise HTTPException(403, "画面が古くなっています。読み込み直してください。")
+            raise HTTPException(403, "old_page")
         return rater, form
 
     def _ratings(self, form: dict[str, str], total: int) -> tuple[int, dict[str, int], dict[str, int]]:
@@ -178,7 +173,7 @@ class _Page:
         was = {c: form[f"was_{c}"] for c in self.project.criteria if form.get(f"was_{c}")}
         faults += [c for c, score in [*named.items(), *was.items()] if score not in points]
         if faults or form.get("next", "1") != "1":
-            raise HTTPException(422, f"受け取れない値です: {', '.join(faults) or 'next'}"[:200])
+            raise HTTPException(422, "bad_value")
         scores, believed = ({c: points[s] for c, s in given.items()} for given in (named, was))
         return positions[form["position"]], scores, believed
 
@@ -192,11 +187,17 @@ class _Page:
             style=self.style,
             script=self.script,
             texts=self.project.texts,
+            page=self.words,
             criteria={c: self.project.texts["criteria"][c] for c in self.project.criteria},
             points=list(self.project.points),
             **values,
         )
         return HTMLResponse(html, status, {"Content-Security-Policy": POLICY.format(nonce), **(headers or {})})
+
+    def _told(self, outcome: Outcome) -> Response:
+        message = "" if outcome.status == "saved" else self.words[outcome.status]
+        body = {"position": outcome.position, "saved": outcome.saved, "message": message}
+        return JSONResponse(body, {"saved": 200, "incomplete": 422}.get(outcome.status, 409))
 
     def _form_token(self, request: Request) -> str:
         """Follows from the session's cookie, which no page and no other site can read."""
@@ -216,8 +217,3 @@ def _ended(rater: Rater) -> str:
 
 def _to_home() -> Response:
     return RedirectResponse("/", 303)
-
-
-def _told(outcome: Outcome) -> Response:
-    body = {"position": outcome.position, "saved": outcome.saved, "message": MESSAGES.get(outcome.status, "")}
-    return JSONResponse(body, {"saved": 200, "incomplete": 422}.get(outcome.status, 409))

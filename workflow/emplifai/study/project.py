@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from emplifai import labels
+from emplifai import labels, prompts
 from emplifai.errors import UserError
 from emplifai.params import Params
 from emplifai.paths import Paths
@@ -25,8 +24,7 @@ from emplifai.study.blinding import Key, checks
 from emplifai.study.sampling import Entry
 from emplifai.study.store import Store
 
-RUBRIC = "judge-ja-v1.yaml"  # raters and judges read the same anchors
-TEXTS = "rating-ja-v1.yaml"
+SHIPPED = "ja-v1"  # the wording that says which texts a page has
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def create(folder: Path, params: Params, paths: Paths, plan: Plan) -> dict[str, 
     raters = [f"r{k:0{width}}" for k in range(1, plan.raters + 1)]
     given = sampling.assign([q.model for q in drawn], raters, plan.per_item or plan.raters, plan.seed)
     orders = {rater: sampling.order(numbers, rater, plan.repeat, plan.seed) for rater, numbers in given.items()}
-    texts = _texts()
+    texts = _texts(params)
     key = Key(drawn, checks(candidates, drawn, orders, texts["check"], params.judge.scale, plan.seed))
     with _private():
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,24 +146,22 @@ def _check(folder: Path, params: Params, plan: Plan) -> None:
         faults.append("--raters and --items: at least 1")
     if folder.exists() and any(folder.iterdir()):
         faults.append(f"{folder}: there is something already; give another --out, a project is never drawn twice")
-    faults += [f"params.yaml: {fault}" for fault in _faults(_texts(), params.judge.criteria, params.judge.scale)]
+    faults += [f"params.yaml: {fault}" for fault in _faults(_texts(params), params.judge.criteria, params.judge.scale)]
     if faults:
         raise UserError(*faults)
 
 
-def _texts() -> dict[str, Any]:
-    """The shipped texts, with the criteria of the judges' Japanese rubric."""
-    import yaml
-
-    folder = files("emplifai.prompts")
-    texts = yaml.safe_load(folder.joinpath(TEXTS).read_text("utf-8"))
-    return texts | {"criteria": yaml.safe_load(folder.joinpath(RUBRIC).read_text("utf-8"))["criteria"]}
+def _texts(params: Params) -> dict[str, Any]:
+    """The shipped texts in the study's language, with the criteria of its rubric: raters and judges read the same anchors."""
+    wording = f"{prompts.load('talk', params.data.prompt, 'data.prompt')['language']}-v1"
+    texts, rubric = (prompts.load(kind, wording, "data.prompt (its language)") for kind in ("rating", "judge"))
+    return texts | {"criteria": rubric["criteria"]}
 
 
 def _faults(texts: Any, criteria: Sequence[str], scale: Sequence[int]) -> list[str]:
     """What instructions lack: a text, or an anchor of a point of the scale."""
-    wanted = [("title",), ("check",), *(("consent", k) for k in ("heading", "text", "agree", "refuse"))]
-    wanted += [("guide", k) for k in ("heading", "text", "begin")] + [("end", k) for k in ("done", "refused", "withdrawn")]
+    shipped = prompts.load("rating", SHIPPED, "data.prompt")
+    wanted = [(k, *rest) for k, part in shipped.items() for rest in ([(n,) for n in part] if isinstance(part, dict) else [()])]
     wanted += [("criteria", c, k) for c in criteria for k in ("name", "definition")]
     wanted += [("criteria", c, "anchors", point) for c in criteria for point in range(scale[0], scale[1] + 1)]
     faults = [f"no text {'.'.join(map(str, path))}" for path in wanted if not _at(texts, path)]
@@ -198,7 +194,7 @@ def _write(folder, params: Params, plan: Plan, key: Key, orders: dict[str, list[
         "seed": plan.seed,
         "scale": list(params.judge.scale),
         "criteria": params.judge.criteria,
-        "items": {key.id(e): _item(*key.shown(e), emotions) for e in sorted(entries, key=key.id)},
+        "items": {key.id(e): _item(*key.shown(e), emotions, texts["language"]) for e in sorted(entries, key=key.id)},
         "orders": {rater: [key.id(e) for e in order] for rater, order in orders.items()},
     }
     write_json(folder / "design.json", design)
@@ -213,13 +209,13 @@ def _write(folder, params: Params, plan: Plan, key: Key, orders: dict[str, list[
 _MARGINS = {"emotion": lambda q: q.dialogue.emotion, "model": lambda q: q.model}
 
 
-def _item(dialogue: Dialogue, text: str, emotions: dict[str, labels.Label]) -> dict[str, Any]:
+def _item(dialogue: Dialogue, text: str, emotions: dict[str, labels.Label], language: str) -> dict[str, Any]:
     """What a rater may know: no id of a dialogue, no name of a model."""
     label = emotions.get(dialogue.emotion)
     return {
         "situation": dialogue.situation,
         "emotion": label.word if label else dialogue.emotion,
-        "definition": (label.definition_ja or label.definition_en) if label else "",
+        "definition": label.definition(language) if label else "",
         "turns": [{"role": t.role, "text": t.text} for t in dialogue.turns[:-1]],
         "reply": text,
     }

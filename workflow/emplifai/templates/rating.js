@@ -12,6 +12,7 @@
   const form = document.querySelector("form[data-rate]");
   if (!form) return;
 
+  const words = JSON.parse(form.dataset.words);
   const position = Number(form.dataset.position);
   const fields = [...form.querySelectorAll("fieldset")];
   const status = form.querySelector("[data-status]");
@@ -34,7 +35,7 @@
     for (const field of fields) {
       const state = pending.has(nameOf(field)) ? "unsaved" : believed(field).value ? "saved" : "";
       field.dataset.state = state;
-      field.querySelector(".state").textContent = state === "saved" ? "保存済み" : state === "unsaved" ? "未保存" : "";
+      field.querySelector(".state").textContent = words[state] ?? "";
     }
   }
 
@@ -61,7 +62,7 @@
     if (stopped) return;
     const empty = firstEmpty();
     if (empty >= 0) {
-      say("まだ選んでいない観点があります。", "fault");
+      say(words.incomplete, "fault");
       activate(empty);
       return;
     }
@@ -93,7 +94,7 @@
     busy = true;
     const sent = new Map(pending);
     const closing = leaving;
-    if (!status.classList.contains("fault")) say("保存しています…");
+    if (!status.classList.contains("fault")) say(words.saving);
     try {
       const answer = await fetch("/rate", {
         method: "POST",
@@ -107,7 +108,7 @@
       busy = false;
       send();
     } catch {
-      say("まだ保存されていません。通信が戻ると自動で送り直します。", "fault");
+      say(words.not_saved, "fault");
       setTimeout(() => {
         busy = false;
         send();
@@ -123,7 +124,7 @@
         if (pending.get(name) === value) pending.delete(name);
       }
       if (answer.position !== position) return leave();
-      say("保存しました", "good");
+      say(words.all_saved, "good");
     } else if (code === 409 && answer.position !== position) {
       say(answer.message, "fault");
       return leave();
@@ -146,7 +147,7 @@
       try {
         if ((await fetch("/health", { signal: AbortSignal.timeout(5000) })).ok) return location.replace("/");
       } catch {
-        say("保存しました。通信が戻ると次の項目に進みます。", "fault");
+        say(words.saved_waiting, "fault");
       }
       await new Promise((done) => setTimeout(done, wait));
     }
