@@ -208,7 +208,7 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
     wait_for(lambda: not cluster.jobs())
     assert not list((project / "results").rglob("*.partial"))
 
-    site = ("--default-resources", "slurm_partition=all", "slurm_account=lab", "mem_mb=4000", "runtime=30")  # as in README
+    site = ("--default-resources", "slurm_partition='all'", "slurm_account=lab", "mem_mb=4000", "runtime=30")
     process = start(*SNAKEMAKE, *site, "--", "all")
     killed = freeze(project, "bertscore")
     lost = freeze(project, "judge")

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from conftest import change_params
-from emplifai import locks, progress, status, usage
+from emplifai import live, locks, progress, status, usage
 from emplifai.paths import Paths
 
 
@@ -104,6 +106,12 @@ def test_what_a_running_job_has_used(tmp_path, monkeypatch):
     assert 400e6 < after["memory"] - before["memory"] < 500e6
     assert usage.words({"gpus": "0", "gpu": "NVIDIA H200", "memory": 1_240_000_000}) == "GPU 0 (NVIDIA H200), 1.2 GB"
     assert usage.words({"host": "n1"}) == ""
+
+
+@pytest.mark.parametrize("rate,shown", [(1234.5, "1234"), (99.96, "100.0"), (1.234, "1.23"), (0.0123, "0.0123"), (0, "0.0000")])
+def test_the_live_view_reads_each_rate(rate, shown):
+    line = f"finetune: 3/9 steps, {progress._number(rate)}/s, 1:12 left; loss 2.125"
+    assert live.PROGRESS.search(line)[4] == shown
 
 
 def test_one_process_at_a_time_on_a_part(tmp_path):

@@ -1,5 +1,6 @@
 """Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -50,8 +51,8 @@ class Progress:
     def _amounts(self, rate: float) -> str:
         if self.unit == "bytes":
             unit, size = ("MB", 1e6) if self.total >= 1e6 else ("kB", 1e3)
-            return f"{self.done / size:.1f}/{self.total / size:.1f} {unit}, {rate / size:.3g} {unit}/s"
-        return f"{self.done}/{self.total} {self.unit}, {rate:.3g}/s"
+            return f"{self.done / size:.1f}/{self.total / size:.1f} {unit}, {_number(rate / size)} {unit}/s"
+        return f"{self.done}/{self.total} {self.unit}, {_number(rate)}/s"
 
 
 def track(items: Iterable[T], what: str, total: int, unit: str = "items") -> Iterator[T]:
@@ -60,6 +61,11 @@ def track(items: Iterable[T], what: str, total: int, unit: str = "items") -> Ite
         for item in items:
             yield item
             progress.add()
+
+
+def _number(value: float) -> str:
+    """Three digits, and never an exponent: 0.012, 1.23, 1234."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 0.01))))}f}"
 
 
 def _clock(seconds: float) -> str:
