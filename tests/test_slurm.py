@@ -216,6 +216,7 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
     wait_for(lambda: "SLURM status is: 'FAILED'" in said(project))
     job = running(cluster, "judge_wildcards_proxy")[0]
     node = cluster.show(job)["NodeList"]
+    cluster.end(node, signal.SIGKILL)
     cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     wait_for(lambda: not running(cluster, "judge_wildcards_proxy"))
     with contextlib.suppress(ProcessLookupError):
@@ -225,7 +226,7 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
     wait_for(lambda: running(cluster, "judge_wildcards_proxy") == [job])
     shown = cluster.show(job)
     assert shown["NodeList"] != node and shown["Account"] == "lab"
-    cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    cluster.start_node(node)
     assert process.wait(LONG) == 0, said(project)[-3000:]
 
     assert tables(project) == undisturbed
