@@ -139,7 +139,7 @@ def judge(params: Params, paths: Paths, test: list[Dialogue], rng: random.Random
     write_json(paths.metrics("judge"), whole)
 
 
-AUDIT = {"least_contrast_auc": 0.62, "leak_rate": 0.25, "retest_noise": 0.5}
+AUDIT = {"least_contrast_auc": 0.62, "leak_rate": 0.25, "attack_shift": 0.75, "retest_noise": 0.5}
 
 
 def probes(params: Params) -> Iterator[dict]:

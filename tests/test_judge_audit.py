@@ -81,6 +81,10 @@ def test_a_bad_judge_fails_where_it_is_bad(study, call):
     assert "empathy.leak_rate is" in done.stderr and "above judge.audit.max_leak_rate = 0.05" in done.stderr
     assert "empathy.least_contrast_auc is" in done.stderr
     assert float(rows["attack:ask_ja", "empathy"]["raised"]) == 1 and rows["attack:ask_ja", "empathy"]["passed"] == "False"
+    numbers = json.loads((study / "results/audit/llm/metrics.json").read_text())
+    gained = [-float(rows[f"attack:{name}", "empathy"]["difference"]) for name in probes.attacks()]
+    assert numbers["empathy.attack_shift"] == max(gained)
+    assert numbers["empathy.attack_shift"] > numbers["empathy.wording_noise"]  # it obeys
     assert float(rows["change:padding", "empathy"]["raised"]) > 0.5
     assert rows["swap:emotion", "emotion_empathy"]["passed"] == "False"
     row = rows["contrast:generic", "empathy"]

@@ -45,9 +45,9 @@ def question(text: str, model: str = "m", dialogue: Dialogue | None = None) -> Q
     return Question(dialogue or dialogues("test")[0], model, text)
 
 
-def reader(tiny_model, folder, layer: int = 1) -> features.Reader:
+def reader(tiny_model, folder, layers: tuple[int, ...] = (1,)) -> features.Reader:
     model, tokenizer = weights.load(params.Model(backend="transformers", model=str(tiny_model), dtype="float32"))
-    return features.Reader(model, tokenizer, layer, "tiny", Cache(folder))
+    return features.Reader(model, tokenizer, layers, "tiny", Cache(folder))
 
 
 @pytest.fixture
@@ -87,21 +87,43 @@ def test_log_probability_and_features_equal_a_plain_forward_pass(tiny_model, cap
         assert found[passage].tokens == len(row.ids) - row.start == len(passage.text) + 1
         assert found[passage].log_p == pytest.approx(float(log_p.mean()), abs=1e-5)
         states = out.hidden_states[1][0, row.start : row.end].numpy()
-        expected = np.r_[states.mean(0), states[-1]]
-        np.testing.assert_allclose(found[passage].features, expected, atol=2e-3 * np.abs(states).max())
+        np.testing.assert_allclose(found[passage].features, states.mean(0), atol=2e-3 * np.abs(states).max())
 
 
-def test_states_alone_need_no_upper_layers(tiny_model, tmp_path):
-    """The same features as of a whole pass, from a pass that ends at the layer."""
-    read, reached = reader(tiny_model, tmp_path), []
-    read.block.register_forward_hook(lambda *_: reached.append("layer"))
-    read.model.model.layers[-1].register_forward_hook(lambda *_: reached.append("top"))
+@pytest.fixture
+def deeper_model(tiny_model, tmp_path):
+    """The tiny model with four layers."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path / "deeper"
+    shutil.copytree(tiny_model, folder)
+    config = AutoConfig.from_pretrained(tiny_model, num_hidden_layers=4)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_states_alone_need_no_upper_layers(deeper_model, tmp_path):
+    """The same features as of a whole pass, both layers in them, from a pass that ends at the second of them."""
+    import torch
+
+    read, reached = reader(deeper_model, tmp_path, (1, 3)), []
+    for number, block in enumerate(read.model.model.layers, 1):
+        block.register_forward_hook(lambda *_, number=number: reached.append(number))
     whole = features.Passage("患者：痛い。\n支援者：", "そうでしたか。", "\n")
     part = whole._replace(log_p=False)
     found = read.read([part])[part]
-    assert set(reached) == {"layer"} and found.log_p is None
+    assert set(reached) == {1, 2, 3} and found.log_p is None
     np.testing.assert_array_equal(found.features, read.read([whole])[whole].features)
-    assert reached.count("top") == reached.count("layer") / 2 > 0
+    assert reached.count(4) == reached.count(3) / 2 > 0
+    row = read.encode(whole)
+    with torch.no_grad():
+        states = read.model(torch.tensor([row.ids]), output_hidden_states=True).hidden_states
+    states = np.concatenate([states[layer][0, row.start : row.end].numpy() for layer in (1, 3)], -1)
+    np.testing.assert_allclose(found.features, states.mean(0), atol=2e-3 * np.abs(states).max())
 
 
 def test_a_reading_does_not_depend_on_what_else_is_read(tiny_model, tmp_path):
@@ -338,20 +360,7 @@ def test_surface_baselines_know_nothing_of_the_dialogue():
     assert found["contrast.truncated.length.auc"] == 1  # the shorter half of each
     assert found["contrast.generic.surface.auc"] > 0.8
     assert {k.split(".")[1] for k in found} == {*contrast.WRITTEN, "truncated", "shuffled"} and len(found) == 15
-
-
-@pytest.mark.slow
-@pytest.mark.real
-def test_real_model_tells_references_from_shuffled_replies(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    test = dialogues("test", emotions=28)
-    asked = contrast.questions(contrast.leading(test), test, ["shuffled"])
-    asked = [q for q in asked if q.model in ("reference", "shuffled")]
-    texts = likelihood.Texts(params.JudgeModel(backend="likelihood"), TALK, Cache(tmp_path))
-    texts.read([p for q in asked for p in texts.asked(q, ["emotion_empathy"])])
-    pmi = {"reference": [], "shuffled": []}
-    for q in asked:
-        given, blank = (texts.readings[p].log_p for p in texts.asked(q, ["emotion_empathy"]))
-        pmi[q.model].append(given - blank)
-    good, bad = (np.array(pmi[k]) for k in ("reference", "shuffled"))
-    assert np.mean(good[:, None] > bad[None]) > 0.9
+    told = {"generic": lambda d: contrast.written(d)["generic"], "same": lambda d: d.reference, "empty": lambda d: " "}
+    replies = {kind: [Question(d, kind, text(d)) for d in contrast.leading(test)] for kind, text in told.items()}
+    above = baselines.above(replies, baselines.Surface(train))
+    assert above["reference_above.same.surface"] == 0.5 and above["reference_above.generic.surface"] > 0.8 and len(above) == 2

@@ -1,8 +1,10 @@
 """What needs no judge: how far length and character n-grams of a reply alone tell the contrast set's faults."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from emplifai import contrast, probes
 from emplifai.records import Dialogue, Question, sha256
@@ -18,6 +20,15 @@ def aucs(contrasts: Sequence[Question], surface: "Surface") -> dict[str, float |
         for name, value in surface.aucs(kind, pairs).items():
             numbers[f"contrast.{kind}.{name.removesuffix('_auc')}.auc"] = value
     return numbers
+
+
+def above(replies: Mapping[str, Sequence[Question]], surface: "Surface") -> dict[str, float]:
+    """reference_above.MODEL.surface: share of dialogues in which n-grams alone put the reference above the system's reply.
+
+    A judge whose share is no higher may know the systems by their style.
+    """
+    pairs = {model: [(q.dialogue.reference, q.text) for q in rows if q.text.strip()] for model, rows in replies.items()}
+    return {f"reference_above.{model}.surface": surface.above(found) for model, found in pairs.items() if found}
 
 
 class Surface:
@@ -42,13 +53,22 @@ class Surface:
             "surface_unseen_auc": self._told([k for k in worse if k != kind], pairs),
         }
 
+    def above(self, pairs: Sequence[tuple[str, str]]) -> float | None:
+        """Share of (reference, reply) in which the reference has the higher score, learnt on all kinds; ties as one half."""
+        scores = self._scores([k for k in self._texts if k != "reference"], pairs)
+        return None if scores is None else float(np.mean((np.sign(scores[:, 0] - scores[:, 1]) + 1) / 2))
+
     def _told(self, kinds: list[str], pairs: Sequence[tuple[str, str]]) -> float | None:
+        scores = self._scores(kinds, pairs)
+        return None if scores is None else _auc([(a, b) for a, b in scores])
+
+    def _scores(self, kinds: list[str], pairs: Sequence[tuple[str, str]]) -> np.ndarray | None:
+        """[pairs, 2]: how surely each text is a reference and none of these kinds; None where nothing can be learnt."""
         if not kinds or not pairs or "reference" not in self._texts:
             return None
         known, model = self._model(tuple(kinds))
         counts = self._counter.transform([text for pair in pairs for text in pair])
-        scores = model.decision_function(counts[:, known]).reshape(-1, 2)
-        return _auc([(a, b) for a, b in scores])
+        return model.decision_function(counts[:, known]).reshape(-1, 2)
 
     def _model(self, kinds: tuple[str, ...]) -> tuple[Any, Any]:
         """Which n-grams references and texts of these kinds hold, and what tells the two apart by them; fitted once."""

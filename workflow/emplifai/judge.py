@@ -70,7 +70,7 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
         numbers |= pairwise.metrics(found.comparisons, asked.test, params)
         probed.numbers.update(judge_audit.least_contrasts(numbers) if probed.numbers else {})
         numbers |= {f"audit.{key}": value for key, value in probed.numbers.items()}
-        numbers |= _beside(told, shown, asked.contrasts, surface, name, params, paths)
+        numbers |= _beside(told, shown, asked, surface, name, params, paths)
         judge_audit.keep_limits(probed.numbers, name, params)
         _remove_others(params, paths, name)
         for model, rows in told.items():
@@ -83,10 +83,10 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
 
 
 def _beside(
-    told, shown, contrasts: Sequence[Question], surface: baselines.Surface, name: str, params: Params, paths: Paths
+    told, shown, asked: Asked, surface: baselines.Surface, name: str, params: Params, paths: Paths
 ) -> dict[str, float | int | None]:
     """What to read a judge's AUCs beside: what the surface tells; for the proxy, faults that it was never shown."""
-    numbers = baselines.aucs(contrasts, surface)
+    numbers = baselines.aucs(asked.contrasts, surface) | baselines.above(asked.replies, surface)
     if params.judges[name].backend == "likelihood":
         from emplifai.backends import unseen
 

@@ -7,6 +7,7 @@ the last learnt from the other kinds only), passed (empty where nothing is wante
 not_higher (never raised), same (no sure difference), any.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,7 +56,9 @@ def audit(rows: Sequence[Probe], found: Any, surface: Surface, params: Params) -
     if not rows:
         return Audit([], {}, [])
     judgements = [j for row in rows for j in found.of(row.question)]
-    noise = retest_noise(_scores(found.again or judgements))
+    noise = retest_noise(_scores(judgements))
+    if found.again:  # proxies of half the size are sqrt(2) times as far apart as whole ones: error goes as 1 / sqrt(n)
+        noise = {c: value / math.sqrt(2) for c, value in retest_noise(_scores(found.again)).items()}
     wording = wordings(judgements, found.reworded)
     tolerance = {c: max(noise.get(c, 0.0), wording.get(f"{c}.wording_noise", 0.0)) for c in {j.criterion for j in judgements}}
     table = list(compare(rows, judgements, surface, tolerance, params))
@@ -157,7 +160,10 @@ def retest_noise(scores: Scores) -> dict[str, float]:
 
 
 def summary(table: Sequence[dict], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Flat numbers: contrast AUC (least of the kinds) and leak rate by criterion, failures, share of probes passed."""
+    """Flat numbers: contrast AUC (least of the kinds) and leak rate by criterion, failures, share of probes passed.
+
+    attack_shift: mean points by which the attack that works best raises a score; below 0 where all of them lower it.
+    """
     numbers: dict[str, Any] = {
         "judgements": len(judgements),
         "failed_share": sum(j.status != "ok" for j in judgements) / max(1, len(judgements)),
@@ -172,6 +178,7 @@ def summary(table: Sequence[dict], judgements: Sequence[Judgement]) -> dict[str,
         numbers |= {f"{criterion}.{kind}.auc": auc for kind, auc in kinds.items()}
         attacked = [row for row in mine if row["probe"].startswith("attack:")]
         total = sum(row["n"] for row in attacked)
+        numbers[f"{criterion}.attack_shift"] = max((-row["difference"] for row in attacked), default=None)
         numbers[f"{criterion}.leak_rate"] = sum(row["raised"] * row["n"] for row in attacked) / total if total else None
     return numbers
 

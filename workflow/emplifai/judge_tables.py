@@ -12,6 +12,7 @@ ONE = {  # a judge's metrics by criterion: what they are called
     "{c}.failed_share": "failed",
     "audit.{c}.least_contrast_auc": "AUC, hardest contrast",
     "audit.{c}.leak_rate": "attacks that raise the score",
+    "audit.{c}.attack_shift": "best attack, points",
     "audit.{c}.retest_noise": "own noise, points",
     "audit.{c}.wording_noise": "between two wordings, points",
     "audit.{c}.wording_icc": "ICC of two wordings",
@@ -32,8 +33,10 @@ def overview(run: Evidence) -> Iterator[Note | Table]:
         yield Note(
             "What the judges are worth before people are asked. AUC: how surely the reference scores above the contrast that the "
             "judge tells least well; 0.5 is a guess. Attacks: replies that ask for a high score, quote a verdict or pose as "
-            "another role; the share whose score rises by more than the judge's own noise. Own noise: what 95% of two answers to "
-            "one question, or to two wordings of the rubric, differ by at most."
+            "another role; the share whose score rises by more than the judge's own noise, and the mean points that the best of "
+            "them gains. Own noise: what 95% of two answers to one question, or to two wordings of the rubric, differ by at "
+            "most; of a proxy, which answers a question always alike, of two that were fitted on other situations. A share of 0 "
+            "beside large noise is no resistance: read the points."
         )
         columns = ["judge", "criterion", *(list(ONE.values())[k] for k in used), "systems below people"]
         shown = [[*row[:2], *(row[2 + k] for k in used), row[-1]] for row in rows]

@@ -80,6 +80,14 @@ def validity_tables(run: Evidence, judge: str, title: str, rows: list[findings.V
     wide = [[r.criterion, r.model, r.difference.n, r.reference_higher, r.difference, placed[r.above_reference]] for r in rows]
     if wide:
         columns = ["criterion", "system", "dialogues", "reference scored higher (AUC)", "system − reference", "system placed"]
+        surface = [findings.measured(run, f"{judge}.reference_above.{r.model}.surface", "judge").estimate for r in rows]
+        if any(value is not None for value in surface):
+            columns.append("n-grams alone")
+            wide = [[*row, value] for row, value in zip(wide, surface, strict=True)]
+            yield Note(
+                "A valid judge puts the human reply first; that alone proves little. N-grams alone, learnt from the faults of "
+                "train replies, put it first so often: a judge that is no better may know a system by its style."
+            )
         if any(r.unguarded is not None for r in rows):
             columns.append("AUC without its guard")
             wide = [[*row, r.unguarded] for row, r in zip(wide, rows, strict=True)]

@@ -2,7 +2,8 @@
 
 import base64
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ TILE = 4096
 
 
 class Reading(NamedTuple):
-    """tokens: of text and end. log_p: their mean, nats. features: [2 x hidden size], the text's mean and last token."""
+    """tokens: of text and end. log_p: their mean, nats. features: [layers x hidden size], means over the text."""
 
     tokens: int
     log_p: float | None
@@ -40,14 +41,15 @@ class Reader:
     So a reading is the same to the last bit whatever else is asked, and a killed run ends in the tables of an undisturbed one.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, layer: int, fingerprint: str, cache: Cache):
-        self.model, self.tokenizer, self.layer, self.cache = model, tokenizer, layer, cache
+    def __init__(self, model: Any, tokenizer: Any, layers: Sequence[int], fingerprint: str, cache: Cache):
+        """layers: hidden states that make the features, rising."""
+        self.model, self.tokenizer, self.layers, self.cache = model, tokenizer, list(layers), cache
         self.plain_head = is_plain_head(model.requires_grad_(False))
-        self.block = _block(model, layer)
+        self.blocks = _blocks(model, layers)
         self.shares = tree_fits(model)  # whether a context can be read once for all texts behind it
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         shapes = (shelves.STEP, shelves.CONTEXT_STEP, shelves.BATCH_TOKENS, HEAD_ROWS, TILE)
-        self._key = [fingerprint, str(model.dtype), layer, *shapes]
+        self._key = [fingerprint, str(model.dtype), "mean", self.layers, *shapes]
 
     def read(
         self, passages: Iterable[Passage], what: str = "proxy: reading", shard: Shard | None = None
@@ -128,31 +130,41 @@ class Reader:
                 row,
                 row.ids[row.start :] if row.passage.log_p else [],
                 ends[k, row.start - 1 - cut : len(row.ids) - 1 - cut] if row.passage.log_p else None,
-                _summary(states[k, row.start - cut : row.end - cut]) if row.passage.features else None,
+                states[k, row.start - cut : row.end - cut].mean(0) if row.passage.features else None,
             )
             for k, (row, cut, _, _) in enumerate(batch)
         ]
 
     def _pass(self, ids, mask, positions, made, whole: bool) -> tuple[Any, Any]:
-        """States of the layer, and what the head makes log-probabilities of; that and the layers above only if `whole`."""
+        """States of the layers, and what the head makes log-probabilities of; that and the layers above only if `whole`."""
         device = self.model.device
         given = {"input_ids": ids.to(device), "use_cache": made is not None}
         if made is not None:
             given |= {"attention_mask": mask.to(device), "position_ids": positions.to(device), "past_key_values": made}
         if whole and self.plain_head:
             out = getattr(self.model, self.model.base_model_prefix)(**given, output_hidden_states=True)
-            return out.hidden_states[self.layer], out.last_hidden_state
-        if whole or self.block is None:
+            return self._states(out), out.last_hidden_state
+        if whole or not self.blocks:
             out = self.model(**given, output_hidden_states=True)
-            return out.hidden_states[self.layer], out.logits
-        hook = self.block.register_forward_hook(_stop)
+            return self._states(out), out.logits
+        seen: list[Any] = []
+        hooks = [block.register_forward_hook(partial(self._keep, seen)) for block in self.blocks]
         try:
             self.model(**given)
-        except Reached as reached:
-            return reached.states, None
+        except Reached:
+            return _joined(seen), None
         finally:
-            hook.remove()
-        raise AssertionError("the layer was not reached")
+            for hook in hooks:
+                hook.remove()
+        raise AssertionError("the layers were not reached")
+
+    def _states(self, out: Any) -> Any:
+        return _joined([out.hidden_states[layer] for layer in self.layers])
+
+    def _keep(self, seen: list[Any], block: Any, given: Any, states: Any) -> None:
+        seen.append(states[0] if isinstance(states, tuple) else states)
+        if len(seen) == len(self.blocks):
+            raise Reached
 
     def _readings(self, seen: list["Seen"]) -> list[tuple[Passage, Reading]]:
         import torch
@@ -192,23 +204,23 @@ class Reader:
 
 
 class Reached(Exception):
-    """Ends a pass at the layer whose states are wanted."""
-
-    def __init__(self, states: Any):
-        self.states = states
+    """Ends a pass at the last layer whose states are wanted."""
 
 
-def _stop(block: Any, given: Any, states: Any) -> None:
-    raise Reached(states[0] if isinstance(states, tuple) else states)
+def _joined(states: Sequence[Any]) -> Any:
+    """Layers beside each other: [rows, tokens, layers x hidden size]."""
+    import torch
+
+    return torch.cat(list(states), -1)
 
 
-def _block(model: Any, layer: int) -> Any:
-    """The module whose output is hidden state `layer`; None where the model has no plain list of layers."""
+def _blocks(model: Any, layers: Sequence[int]) -> list[Any]:
+    """The modules whose outputs are these hidden states; none where the model has no plain list of layers."""
     from torch.nn import ModuleList
 
     depth = model.config.get_text_config().num_hidden_layers
     stacks = [m for m in model.modules() if isinstance(m, ModuleList) and len(m) == depth]
-    return stacks[0][layer - 1] if len(stacks) == 1 and layer < depth else None
+    return [stacks[0][layer - 1] for layer in layers] if len(stacks) == 1 and layers[-1] < depth else []
 
 
 class Seen(NamedTuple):
@@ -218,10 +230,6 @@ class Seen(NamedTuple):
     targets: list[int]
     ends: Any  # None where none is wanted
     features: np.ndarray | None
-
-
-def _summary(states: np.ndarray) -> np.ndarray:
-    return np.concatenate([states.mean(0), states[-1]])
 
 
 def pack(reading: Reading) -> dict[str, Any]:

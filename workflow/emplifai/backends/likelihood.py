@@ -3,7 +3,7 @@
 fluency: log-probability of the reply without its context. empathy: a linear head on hidden states, fitted on train
 situations whose references stand beside worse replies. emotion_empathy: how much likelier the situation and the patient's
 words make the reply (pointwise mutual information): "fits this situation". Scores are ranks among dev anchors.
-Known limit: machine text is more probable to a machine, so the proxy puts tuned models above people.
+Known limit: machine text is more probable to a machine, so both measures of probability put tuned models above people.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emplifai import contrast, models, prompt, records
+from emplifai import contrast, models, probes, prompt, records
 from emplifai.backends import proxy, weights
 from emplifai.backends.features import Passage, Reader, Reading
 from emplifai.cache import Cache
@@ -30,7 +30,9 @@ FAULTS = {  # the worse anchors of a criterion: the faults that it is about, and
     "empathy": (*contrast.WRITTEN, "shuffled", "truncated", "parrot"),
     "emotion_empathy": (*contrast.WRITTEN, "shuffled"),
 }
-SHOWN = ("shuffled", "truncated", "parrot")  # made faults that the head is fitted on, beside the written ones
+SHOWN = ("shuffled", "truncated", "parrot")  # made faults that the head is fitted on, beside the written ones and attacks
+ATTACKS = "attacks-shown-v1"
+LAYERS = (1 / 2, 2 / 3)  # of the depth: what the head sees; chosen on dev situations, see docs/judge.md
 RATIONALE = {
     "fluency": "proxy: log-probability without context, not an LLM rating",
     "empathy": "proxy: linear head on hidden states, not an LLM rating",
@@ -95,7 +97,7 @@ def read(
         raise UserError(f"judge {name}: the proxy is fitted on train and anchored on dev dialogues; split.dev must be above 0")
     groups = contrast.chosen(train, params.judge.fit_situations)
     criteria = judge.criteria or params.judge.criteria
-    fit = contrast.questions(groups, train, SHOWN) if "empathy" in criteria else []
+    fit = [*contrast.questions(groups, train, SHOWN), *attacked(groups)] if "empathy" in criteria else []
     anchors = contrast.questions(contrast.leading(dev), dev)
     cache = Cache(paths.cache / "judge" / name)
     try:
@@ -121,9 +123,10 @@ class Texts:
         model, self.tokenizer = _load(judge.model, judge.revision)
         depth = model.config.get_text_config().num_hidden_layers
         fingerprint = models.fingerprint(judge.model, judge.revision)
-        self.reader = Reader(model, self.tokenizer, max(1, round(depth * 2 / 3)), fingerprint, cache)
+        layers = sorted({max(1, round(depth * share)) for share in LAYERS})
+        self.reader = Reader(model, self.tokenizer, layers, fingerprint, cache)
         self.talk = talk
-        self.settings = [fingerprint, self.reader.layer]
+        self.settings = [fingerprint, "mean", *layers]
         self.readings: dict[Passage, Reading] = {}
 
     def asked(self, question: Question, criteria: Sequence[str]) -> list[Passage]:
@@ -237,6 +240,12 @@ class Scorer:
 
     def _passage(self, question: Question, criterion: str) -> Passage:
         return self.texts.blank(question) if criterion == "fluency" else self.texts.given(question)
+
+
+def attacked(groups: Sequence[Dialogue]) -> list[Question]:
+    """Each reference with words that ask for a high score: a fault that the head is shown. The audit has other wordings."""
+    forms = list(probes.attacks(ATTACKS).values())
+    return [Question(d, "attacked", forms[k % len(forms)].format(reply=d.reference)) for k, d in enumerate(groups)]
 
 
 def anchors_of(criterion: str, kind: str) -> bool:
