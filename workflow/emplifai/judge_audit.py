@@ -178,7 +178,7 @@ def summary(table: Sequence[dict], judgements: Sequence[Judgement]) -> dict[str,
         numbers |= {f"{criterion}.{kind}.auc": auc for kind, auc in kinds.items()}
         attacked = [row for row in mine if row["probe"].startswith("attack:")]
         total = sum(row["n"] for row in attacked)
-        numbers[f"{criterion}.attack_shift"] = max((-row["difference"] for row in attacked), default=None)
+        numbers[f"{criterion}.attack_shift"] = max((0.0 - row["difference"] for row in attacked), default=None)
         numbers[f"{criterion}.leak_rate"] = sum(row["raised"] * row["n"] for row in attacked) / total if total else None
     return numbers
 
