@@ -42,17 +42,18 @@ def batches(rows: list[Row], cut: Callable[[Row], int], read: Callable[[list[lis
 
     cut: the length of a row's context; read: keys and values of each layer for a batch of contexts.
     """
-    waiting: dict[tuple, list[Placed]] = defaultdict(list)
-    for contexts in _contexts(rows, cut):
-        layers = read(contexts)
-        for number, members in enumerate(contexts):
-            for row in members:
-                length = cut(row)
-                shape = width(length, CONTEXT_STEP), width(len(row.ids) - length), row.passage.log_p
-                waiting[shape].append(Placed(row, length, layers, number))
-                if len(waiting[shape]) == height(shape[1]):
-                    yield waiting.pop(shape)
-    yield from waiting.values()
+    for contexts_of_a_length in _shelves(rows, cut):
+        waiting: dict[int, list[Placed]] = defaultdict(list)
+        for contexts in contexts_of_a_length:
+            layers = read(contexts)
+            for number, members in enumerate(contexts):
+                for row in members:
+                    length = cut(row)
+                    wide = width(len(row.ids) - length)
+                    waiting[wide].append(Placed(row, length, layers, number))
+                    if len(waiting[wide]) == height(wide):
+                        yield waiting.pop(wide)
+        yield from waiting.values()  # no more will come behind contexts of this length
 
 
 def width(length: int, step: int = STEP) -> int:
@@ -65,8 +66,8 @@ def height(wide: int) -> int:
     return max(1, BATCH_TOKENS // max(1, wide))
 
 
-def _contexts(rows: list[Row], cut: Callable[[Row], int]) -> Iterator[list[list[Row]]]:
-    """Batches of contexts of one padded length, longest first; a context is the rows that begin with it."""
+def _shelves(rows: list[Row], cut: Callable[[Row], int]) -> Iterator[list[list[list[Row]]]]:
+    """Contexts of one padded length in batches, the longest first; a context is the rows that begin with it."""
     sharing: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
         sharing[tuple(row.ids[: cut(row)]), row.passage.log_p].append(row)
@@ -75,7 +76,7 @@ def _contexts(rows: list[Row], cut: Callable[[Row], int]) -> Iterator[list[list[
         shelves[width(len(context), CONTEXT_STEP), log_p].append(members)
     for shape in sorted(shelves, reverse=True):
         rest, most = shelves[shape], height(shape[0])
-        yield from (rest[k : k + most] for k in range(0, len(rest), most))
+        yield [rest[k : k + most] for k in range(0, len(rest), most)]
 
 
 def gathered(batch: list[Placed], rows: int) -> Any:
