@@ -164,7 +164,7 @@ def asked(params: Params, paths: Paths, judge: str, model: str) -> dict[tuple[st
     replies = records.read_jsonl(paths.replies(model), Reply)
     questions = [records.Question(test[r.dialogue_id], model, r.text) for r in replies]
     cache, found = Cache(paths.cache / "judge" / judge), {}
-    for item, _ in openai_judge.asked(questions, judge, params.judges[judge], params, paths):
+    for item, _ in openai_judge.asked(questions, judge, params, paths):
         cache.put(item.key, {"seconds": 1.5})
         for criterion in item.criteria:
             found[item.question.dialogue.dialogue_id, criterion] = digest(item.request["messages"])

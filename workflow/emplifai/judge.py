@@ -96,11 +96,12 @@ def _beside(
 
 def dry_run(params: Params, paths: Paths, name: str) -> None:
     """Say on stdout what `run` would ask and what that may cost; nothing is sent or written."""
-    asked, judge = _asked(params, paths, name), params.judges[name]
-    if judge.backend == "openai":
-        from emplifai.backends.openai_judge import plan
+    asked = _asked(params, paths, name)
+    if params.judges[name].backend == "openai":
+        from emplifai.backends import openai_judge
 
-        print(plan(asked.questions, name, judge, params, paths, asked.pairs, _reworded(asked, name, params)))
+        work = openai_judge.Work(asked.questions, _reworded(asked, name, params), asked.pairs)
+        print(openai_judge.plan(work, name, params, paths))
     else:
         print(f"judge {name}: {len(asked.questions)} texts for the proxy on this machine; nothing is sent, nothing costs")
 
@@ -158,8 +159,15 @@ def _contrasts(test: Sequence[Dialogue]) -> list[Question]:
 def _judge(asked: Asked, name: str, params: Params, paths: Paths, extra: dict[str, Any]) -> Found:
     """Ask each text to a dialogue once. extra: gets what run.json says of the answers."""
     judge, questions, reworded = params.judges[name], asked.questions, _reworded(asked, name, params)
-    more = {"pairs": asked.pairs, "reworded": reworded, "told": extra} if judge.backend == "openai" else {}
-    rows = list(_backend(judge.backend)(questions, name, judge, params, paths, **more))
+    if judge.backend == "openai":
+        from emplifai.backends import openai_judge
+
+        work = openai_judge.Work(questions, reworded, asked.pairs)
+        rows = list(openai_judge.answer(work, name, params, paths, extra))
+    else:
+        from emplifai.backends import likelihood
+
+        rows = list(likelihood.answer(questions, name, judge, params, paths))
     comparisons = [row for row in rows if isinstance(row, Comparison)]
     judgements = rows[: len(rows) - len(comparisons)]
     each = len(judgements) // max(1, len(questions) + len(reworded))
@@ -193,14 +201,6 @@ def _ordinary(asked: Asked) -> list[Question]:
     """The references and contrasts among the probes: texts on which a judge's own noise is measured."""
     probes = (p for p in asked.probes if p.name.startswith(("reference", "contrast:")))
     return [p.question for p in probes if p.question.text.strip()]
-
-
-def _backend(backend: str):
-    if backend == "openai":
-        from emplifai.backends.openai_judge import answer
-    else:
-        from emplifai.backends.likelihood import answer
-    return answer
 
 
 def _place(question: Question) -> tuple[str, str, str]:

@@ -42,14 +42,13 @@ def _widest(trace: Trace) -> float:
 
 def _sent(params: Params, paths: Paths, judge: str, questions: list[Question]) -> Sent:
     """What an LLM judge was asked, word for word, and how long its answer took; nothing for a judge that is not asked."""
-    entry = params.judges[judge]
-    if entry.backend != "openai":
+    if params.judges[judge].backend != "openai":
         return {}
     from emplifai.backends import openai_judge
 
     return {
         (item.question.dialogue.dialogue_id, item.question.model, criterion, item.sample): (item.request["messages"], seconds)
-        for item, seconds in openai_judge.asked(questions, judge, entry, params, paths)
+        for item, seconds in openai_judge.asked(questions, judge, params, paths)
         for criterion in item.criteria
     }
 

@@ -12,6 +12,14 @@ from emplifai.paths import Paths
 from emplifai.records import Comparison, Judgement, Pair, Question, digest, sha256
 
 
+class Work(NamedTuple):
+    """What a judge is asked: texts to be rated, some of them again after judge.audit.second_rubric, and pairs to be compared."""
+
+    questions: Sequence[Question]
+    reworded: Sequence[Question] = ()
+    pairs: Sequence[Pair] = ()
+
+
 class Item(NamedTuple):
     """One answer to be asked for, with a score on each criterion."""
 
@@ -37,28 +45,22 @@ class Duel(NamedTuple):
 
 
 def answer(
-    questions: Sequence[Question],
-    name: str,
-    judge: JudgeModel,
-    params: Params,
-    paths: Paths,
-    pairs: Sequence[Pair] = (),
-    reworded: Sequence[Question] = (),
-    told: dict[str, Any] | None = None,
+    work: Work, name: str, params: Params, paths: Paths, told: dict[str, Any] | None = None
 ) -> Iterator[Judgement | Comparison]:
-    """A Judgement for each question, criterion and sample, then for each of `reworded`, then a Comparison for each pair.
+    """A Judgement for each question, criterion and sample, then for each that is reworded, then a Comparison for each pair.
 
-    All in the order asked; reworded: questions asked after judge.audit.second_rubric.
+    All in the order asked.
     Answers go to .cache/judge/NAME as they arrive; failures of the transport do not, so the next run asks those again.
     told: gets the number of answers and tries, and percentiles of their latency. Raises UserError before the first byte
     when texts must not be sent there or it would cost too much, and when no request can succeed.
     """
+    judge = params.judges[name]
     endpoint = openai.endpoint(f"judges.{name}", judge, params.data)
     method = judge.method or params.judge.method
-    criteria = [*(judge.criteria or params.judge.criteria), *(params.judge.pairwise.criteria if pairs else [])]
-    for wording in (params.judge.rubric, *([params.judge.audit.second_rubric] if reworded else [])):
+    criteria = [*(judge.criteria or params.judge.criteria), *(params.judge.pairwise.criteria if work.pairs else [])]
+    for wording in (params.judge.rubric, *([params.judge.audit.second_rubric] if work.reworded else [])):
         rubric.check(wording, criteria, params.judge.scale, method)
-    items, duels = _all_items(questions, reworded, judge, params), list(_duels(pairs, judge, params))
+    items, duels = _all_items(work, judge, params), list(_duels(work.pairs, judge, params))
     cache = Cache(paths.cache / "judge" / name)
     try:
         asks = [*items, *(duel for duel in duels if duel.key)]
@@ -73,34 +75,25 @@ def answer(
         cache.close()
 
 
-def plan(
-    questions: Sequence[Question],
-    name: str,
-    judge: JudgeModel,
-    params: Params,
-    paths: Paths,
-    pairs: Sequence[Pair] = (),
-    reworded: Sequence[Question] = (),
-) -> str:
+def plan(work: Work, name: str, params: Params, paths: Paths) -> str:
     """What `answer` would ask, in words."""
-    duels = [duel for duel in _duels(pairs, judge, params) if duel.key]
-    asks = [*_all_items(questions, reworded, judge, params), *duels]
+    judge = params.judges[name]
+    duels = [duel for duel in _duels(work.pairs, judge, params) if duel.key]
+    asks = [*_all_items(work, judge, params), *duels]
     return asking.plan(asks, name, judge, params, Cache(paths.cache / "judge" / name))
 
 
-def asked(
-    questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths
-) -> Iterator[tuple[Item, float | None]]:
+def asked(questions: Sequence[Question], name: str, params: Params, paths: Paths) -> Iterator[tuple[Item, float | None]]:
     """Each question as `answer` puts it, and the seconds that its answer took; None for one that is not in the cache."""
     cache = Cache(paths.cache / "judge" / name)
-    items = _items(questions, params.judge.rubric, judge, params)
+    items = _items(questions, params.judge.rubric, params.judges[name], params)
     return ((item, (cache.get(item.key) or {}).get("seconds")) for item in items)
 
 
-def _all_items(questions: Sequence[Question], reworded: Sequence[Question], judge: JudgeModel, params: Params) -> list[Item]:
+def _all_items(work: Work, judge: JudgeModel, params: Params) -> list[Item]:
     settings = params.judge
     second = settings.audit.second_rubric or ""
-    return [*_items(questions, settings.rubric, judge, params), *_items(reworded, second, judge, params)]
+    return [*_items(work.questions, settings.rubric, judge, params), *_items(work.reworded, second, judge, params)]
 
 
 def _items(questions: Sequence[Question], wording: str, judge: JudgeModel, params: Params) -> Iterator[Item]:
