@@ -4,17 +4,20 @@ python benchmarks/generation.py [--prompts 256] [--tokens 80] [--shots 0 3] [--d
 
 Greedy, no penalties, until a line break or --tokens. Prompts: the embedded corpus as the generate stage forms them; with
 shots all begin with the same exemplars. Peer: pipeline(batch_size=16) over prompts sorted by length, the same end tokens.
-llama.cpp: its own server (package xllamacpp), 8 slots, prompts as token ids; --gguf names files of the same weights, as
-llama.cpp's convert_hf_to_gguf.py makes them of the model's folder (--outtype bf16 or q8_0). Timed without loading. Texts
+llama.cpp: its own server (package xllamacpp, in the environment that `make bench` makes), 8 slots, prompts as token ids, the
+same weights in bfloat16 and 8 bits (gguf_files.py; for another model --gguf names such files). Timed without loading. Texts
 must be equal in float32; in bfloat16 their share is printed.
 """
 
 import argparse
+import importlib.util
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import corpus
+import gguf_files
 import measure
 
 from emplifai.params import EMBEDDED, Model
@@ -32,13 +35,17 @@ def main() -> None:
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--gguf", nargs="*", default=[], help="files of the same weights, for llama.cpp")
     args = parser.parse_args()
-    for dtype in args.dtypes:
-        for shots in args.shots:
-            given = (args.model, dtype, args.prompts, args.tokens, shots)
-            sides = {"emplifai": (ours, *given), "pipeline(batch_size=16), sorted": (pipeline, *given)}
-            if dtype == "bfloat16":
-                sides |= {f"llama.cpp, {Path(file).stem}": (llama, file, *given) for file in args.gguf}
-            show(dtype, shots, args, measure.rounds(args.rounds, sides))
+    with tempfile.TemporaryDirectory() as folder:
+        files = args.gguf
+        if importlib.util.find_spec("xllamacpp") and args.model == EMBEDDED and "bfloat16" in args.dtypes:
+            files = files or measure.alone(gguf_files.make, EMBEDDED, Path(folder)).value
+        for dtype in args.dtypes:
+            for shots in args.shots:
+                given = (args.model, dtype, args.prompts, args.tokens, shots)
+                sides = {"emplifai": (ours, *given), "pipeline(batch_size=16), sorted": (pipeline, *given)}
+                if dtype == "bfloat16":
+                    sides |= {f"llama.cpp, {Path(file).stem}": (llama, str(file), *given) for file in files}
+                show(dtype, shots, args, measure.rounds(args.rounds, sides))
 
 
 def show(dtype: str, shots: int, args: argparse.Namespace, found: dict) -> None:
@@ -172,7 +179,7 @@ def llama(file: str, name: str, dtype: str, count: int, longest: int, shots: int
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_parallel, settings.n_ctx = file, SLOTS, SLOTS * (max(map(len, prompts)) + longest + 8)
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
-    settings.port = 0
+    settings.port, settings.verbosity = 0, 1  # errors only
     server = xllamacpp.Server(settings)
 
     def ask(prompt: list[int]) -> list[int]:
