@@ -17,7 +17,7 @@ import yaml
 
 import results_folder
 from conftest import BIN, ROOT, environment
-from emplifai import journal, track
+from emplifai import snapshot, track
 from emplifai.paths import Paths
 
 JOBS = 7 + 1 + 1 + 4 + 1  # models that answer, the tuned one, the judge, validate, split, bertscore, correlate; the report
@@ -123,7 +123,7 @@ def test_words_of_patients_do_not_leave_the_machine_unasked(project, monkeypatch
     assert not track.may_hold_texts(outside) and "no report page, samples or traces" in capsys.readouterr().err
     allowed = outside.model_copy(update={"data": params.data.model_copy(update={"external_processing": "allowed"})})
     assert track.may_hold_texts(allowed) and track.may_hold_texts(params)
-    tracking.Tracker(params.tracking, paths, texts=False).send([journal.take(params, paths)])
+    tracking.Tracker(params.tracking, paths, texts=False).send([snapshot.take(params, paths)])
     found = {r["name"]: r for r in runs(project)}
     assert found["generate/base"]["files"] == ["run.json"] and found["report"]["files"] == ["figures", "run.json"]
     assert read(project).search_traces(locations=["1"]) == []
@@ -183,7 +183,7 @@ def test_a_rerun_of_judge_adds_one_child_to_a_new_parent_that_links_the_rest(pro
 def test_a_run_half_sent_is_completed(project):
     """Killed between making a run and filling it: the next time goes on there."""
     params, paths = track_setup(project)
-    pipeline = journal.take(params, paths)
+    pipeline = snapshot.take(params, paths)
     tracker = connect(params, paths)
     job = next(j for j in pipeline.jobs if j.title == "finetune/tuned")
     parent = tracker._start(pipeline.key, "pipeline", pipeline.name, pipeline.start)

@@ -4,7 +4,7 @@ import re
 import sys
 from urllib.parse import urlsplit
 
-from emplifai import journal, privacy
+from emplifai import journal, privacy, snapshot
 from emplifai.journal import Pipeline
 from emplifai.params import Params
 from emplifai.paths import Paths
@@ -21,7 +21,7 @@ def run(params: Params, paths: Paths, register: bool = False, watch: bool = Fals
         live.watch(params, paths)
         return
     try:  # nothing that goes wrong here may cost a result
-        taken = journal.take(params, paths)
+        taken = snapshot.take(params, paths)
         pipelines = journal.kept(paths)
         if not pipelines:
             print(f"track: nothing in {paths.results}/ yet", file=sys.stderr)
