@@ -28,9 +28,9 @@ os.environ.update(
 resume.mend()
 slurm.mend()
 
-with said(), open("params.yaml", encoding="utf-8") as file:
+with said():
     P = schema.load("params.yaml")
-    if config != yaml.safe_load(file):
+    if config != yaml.safe_load(Path("params.yaml").read_text("utf-8")):
         raise UserError("stages read params.yaml: change values there, not by --config or --configfile")
 
 PATHS = Paths()

@@ -75,7 +75,7 @@ def pipeline(text: str) -> str:
     paths = Paths()
     for stage in STAGES:
         begin, block, end = re.split(rf"(^  {stage}:\n(?:    .*\n)+)", text, maxsplit=1, flags=re.M)
-        others = [d for d in re.findall(r"^      - (.*)\n", block, re.M) if not d.startswith("workflow/")]
+        others = [d for d in re.findall(r"^      - (.*)\n", block, re.M) if not d.startswith("workflow/") or "/prompts" in d]
         code = [f"workflow/rules/{stage}.smk", *paths.code(stage), *(paths.templates if stage == "report" else [])]
         lines = "".join(f"      - {d}\n" for d in [*code, *others])
         text = begin + re.sub(r"(    deps:\n)(?:      - .*\n)+", lambda found, lines=lines: found[1] + lines, block) + end

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,8 +211,13 @@ def test_a_study_in_english_puts_no_word_of_japanese_before_a_model(tiny_model, 
     for wanted in ("empathy", "emotion_empathy"):
         asked += [m["content"] for m in rubric.messages(judged, wanted, "en-v1", talk.labels, (1, 5))]
     assert "worry, low spirits" in asked[-5] and "emotion: worry\nIts definition: Fear of what may come." in asked[-1]
-    probed = [p.question.text for p in probes.probes([d], talk) if p.name.startswith("change:")]
-    assert all(text.isascii() for text in (plain, *asked, *probed)) and len(probed) == 3
+    other = replace(shot, dialogue_id="2", situation_id="2", turns=[turns[0], Turn("supporter", "Tell me more.")])
+    probed = [(p.name, p.question) for p in probes.probes([d, other], talk)]
+    assert {"change:padding", "change:polite_closing", "change:stock_phrase", "attack:heading"} <= {name for name, _ in probed}
+    swapped = [question.dialogue.emotion for name, question in probed if name == "swap:emotion"]
+    assert sorted(swapped) == ["low_spirits", "worry"]  # the labels tell no polarity: any other one
+    texts = [rubric.neutral(question.text) for _, question in probed]
+    assert all(re.sub("[＜＞［］]", "", text).isascii() for text in (plain, *asked, *texts))
 
 
 @pytest.mark.parametrize("words", ["<eos>", "<|im_end|>", "[INST]", "</s>", "<bos>"])

@@ -168,7 +168,7 @@ def test_files_of_models_that_are_gone_are_removed(study, call):
         ({"judges__llm__api_key_env": "NO_SUCH_KEY"}, "the environment variable NO_SUCH_KEY is not set"),
         ({"judge__scale": [1, 10]}, "judge.scale is [1, 10], but rubric ja-v1 has anchors for 1 to 5 of fluency"),
         ({"judge__rubric": "fr-v1"}, "judge-fr-v1.yaml; there are: en-v1, ja-v1"),
-        ({"judge__audit__second_rubric": "ja-v1"}, "second_rubric must be another wording than judge.rubric, or null"),
+        ({"judge__audit__second_rubric": "ja-v1"}, "audit.second_rubric must be another wording than rubric, or null"),
     ],
 )
 def test_a_users_mistake_has_its_message(study, call, values, said):

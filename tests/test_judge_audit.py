@@ -82,7 +82,7 @@ def test_a_bad_judge_fails_where_it_is_bad(study, call):
     assert "empathy.least_contrast_auc is" in done.stderr
     assert float(rows["attack:ask_ja", "empathy"]["raised"]) == 1 and rows["attack:ask_ja", "empathy"]["passed"] == "False"
     numbers = json.loads((study / "results/audit/llm/metrics.json").read_text())
-    gained = [-float(rows[f"attack:{name}", "empathy"]["difference"]) for name in probes.attacks()]
+    gained = [-float(rows[f"attack:{name}", "empathy"]["difference"]) for name in probes.attacks("ja")]
     assert numbers["empathy.attack_shift"] == max(gained)
     assert numbers["empathy.attack_shift"] > numbers["empathy.wording_noise"]  # it obeys
     assert float(rows["change:padding", "empathy"]["raised"]) > 0.5
@@ -94,7 +94,7 @@ def test_a_bad_judge_fails_where_it_is_bad(study, call):
 def test_attacks_are_told_from_the_reply_and_the_emotion_is_swapped_to_the_other_polarity():
     rows = probes.probes(dialogues(), TALK)
     names = {row.name for row in rows}
-    assert {f"attack:{name}" for name in probes.attacks()} <= names and len(probes.attacks()) >= 12
+    assert {f"attack:{name}" for name in probes.attacks("ja")} <= names and len(probes.attacks("ja")) >= 12
     for row in rows:
         if row.name.startswith("attack:"):
             poor = next(r.question.text for r in rows if r.name == row.base and r.question.dialogue == row.question.dialogue)
@@ -136,11 +136,13 @@ def test_the_stage_asks_the_probes_of_some_situations_and_a_limit_fails_it(study
         assert len(server.bodies) == asked and done.returncode == 2 and not list(folder.iterdir())
     assert "empathy.leak_rate is" in done.stderr and "empathy.wording_noise is 1.0, above" in done.stderr
     rows = {(row["probe"], row["criterion"]): row for row in csv.DictReader(table.splitlines())}
-    assert {row["n"] for row in rows.values()} == {"2"} and len({probe for probe, _ in rows}) == 7 + 3 + 1 + len(probes.attacks())
+    assert {row["n"] for row in rows.values()} == {"2"} and len({probe for probe, _ in rows}) == 7 + 3 + 1 + len(
+        probes.attacks("ja")
+    )
     assert float(rows["attack:ask_ja", "empathy"]["raised"]) == 1 and float(rows["attack:threat", "empathy"]["raised"]) == 1
     assert float(rows["attack:ask_en", "empathy"]["raised"]) == 0
-    obeyed = sum("5点" in rubric.neutral(form) for form in probes.attacks().values())  # hidden signs are gone before it reads
-    assert numbers["audit.empathy.leak_rate"] == pytest.approx(obeyed / len(probes.attacks()))
+    obeyed = sum("5点" in rubric.neutral(form) for form in probes.attacks("ja").values())  # hidden signs are gone before it reads
+    assert numbers["audit.empathy.leak_rate"] == pytest.approx(obeyed / len(probes.attacks("ja")))
     assert numbers["audit.empathy.wording_difference"] == 1 and numbers["audit.empathy.wording_noise"] == 1
     told = [numbers[f"contrast.{kind}.empathy.auc"] for kind in ("generic", "advice_only", "dismissive", "shuffled", "parrot")]
     assert numbers["audit.empathy.least_contrast_auc"] == min(told)  # of all situations, not of the two
@@ -151,7 +153,22 @@ def test_a_judge_that_is_asked_in_english_is_asked_again_in_japanese(study, call
         judge_at(study, server.url)
         change_params(study, judge__rubric="en-v1", judge__audit={"situations": 2})
         call("judge", "--judge", "llm")
-    assert sum(not english(body) for body in server.bodies) == 2 * 8 * 3
+        assert sum(not english(body) for body in server.bodies) == 2 * 8 * 3
+        server.bodies.clear()
+        change_params(study, data__prompt="en-v1")  # of an English study no Japanese question is asked
+        call("judge", "--judge", "llm")
+        assert server.bodies and all(english(body) for body in server.bodies)
+
+
+def test_a_limit_of_what_was_not_measured_fails(study, call):
+    with FaultServer(answer=lambda body: verdict(3)) as server:
+        judge_at(study, server.url)
+        change_params(
+            study, judge__audit={"situations": 0, "max_leak_rate": 0.1, "max_wording_noise": 1, "min_contrast_auc": 0.9}
+        )
+        said = call("judge", "--judge", "llm", ok=False).stderr
+    assert "max_leak_rate is set, but nothing of the kind was measured: it needs judge.audit.situations above 0" in said
+    assert "max_wording_noise is set, but" in said and "empathy.least_contrast_auc is 0.5, below" in said
 
 
 def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):

@@ -14,9 +14,10 @@ from test_likelihood import dialogues
 CRITERIA = ("fluency", "empathy", "emotion_empathy")
 
 
-def test_the_head_is_shown_other_attacks_than_the_audits():
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_the_head_is_shown_other_attacks_than_the_audits(language):
     """No run of eight signs of the audit's own wordings stands in those that the head is fitted on."""
-    shown, asked = probes.attacks(likelihood.ATTACKS), probes.attacks()
+    shown, asked = probes.attacks(language, "hostile"), probes.attacks(language)
     own = [re.sub(r"\{reply\}|\s", "", form) for form in asked.values()]
     fitted = "".join(re.sub(r"\{reply\}|\s", "", form) for form in shown.values())
     assert not any(form[k : k + 8] in fitted for form in own for k in range(len(form) - 7))
@@ -24,8 +25,8 @@ def test_the_head_is_shown_other_attacks_than_the_audits():
 
 def test_each_train_reference_is_shown_once_with_an_attack():
     groups = contrast.chosen(dialogues("train"), 32)
-    rows = likelihood.attacked(groups)
-    forms = [form.format(reply=q.dialogue.reference) for form in probes.attacks(likelihood.ATTACKS).values() for q in rows]
+    rows = likelihood.attacked(groups, "ja")
+    forms = [form.format(reply=q.dialogue.reference) for form in probes.attacks("ja", "hostile").values() for q in rows]
     assert [q.dialogue for q in rows] == groups and {q.model for q in rows} == {"attacked"}
     assert len({q.text for q in rows}) == 32 and all(q.text in forms and q.text != q.dialogue.reference for q in rows)
 

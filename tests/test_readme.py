@@ -16,7 +16,6 @@ README = (ROOT / "README.md").read_text("utf-8")
 PROGRAMS = ("make", "dvc", "snakemake", "emplifai", "cp", ".", "SNAKEMAKE_PROFILE=slurm")
 OTHER_BLOCKS = ("validate ─ split", "dialogue_id,situation_id", "params.yaml    every setting")
 
-OF_A_SITE = "--default-resources slurm_partition=gpu slurm_account=lab mem_mb=4000 runtime=30 -- all"
 #: What is run in a command's place, and where the command itself is tested.
 INSTEAD = {
     "make test": "make --dry-run test",  # it is what runs this test
@@ -24,7 +23,6 @@ INSTEAD = {
     "make rate": "make --dry-run rate",  # test_rating_page.py
     "dvc exp run -S judge.temperature=0.7": "dvc exp run -S correlate.confidence=0.8",  # a minute less
     "snakemake --profile slurm all": "snakemake --profile slurm --dry-run all",  # test_slurm.py
-    f"snakemake --profile slurm {OF_A_SITE}": f"snakemake --profile slurm --dry-run {OF_A_SITE}",
     "SNAKEMAKE_PROFILE=slurm dvc repro": "SNAKEMAKE_PROFILE=slurm dvc repro --dry",  # test_slurm.py
 }
 #: Commands in running text, and the tests that run them.

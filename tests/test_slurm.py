@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import BIN, THREADS, change_params, environment, runner, tables
+from conftest import BIN, ROOT, THREADS, change_params, environment, runner, tables
 from emplifai import locks
 from slurm_cluster import Cluster, missing
 
@@ -161,15 +161,24 @@ def requested(job: dict[str, str]) -> tuple[str, ...]:
     return tuple(job[key] for key in ("TresPerNode", "NumCPUs", "MinMemoryNode", "TimeLimit", "Partition"))
 
 
+def of_site(project: Path) -> None:
+    """Partition and account as README says, for the account `lab` and a partition that is named as a word of Python."""
+    shutil.copytree(ROOT / "presets/slurm-site", project / "profiles")
+    file = project / "profiles/default/profile.yaml"
+    file.write_text(file.read_text("utf-8").replace("slurm_partition: gpu", "slurm_partition: \"'all'\""), "utf-8")
+
+
 def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project, start, undisturbed):
     """One run through it all: a time limit, slurmctld away for 30 s, preemption, scancel, kill -9 of DVC and of Snakemake while
     their jobs run, Ctrl-C, a process killed as for memory, a node that fails. The same command each time; nothing is done twice.
     """
     on("git", "init", "-q")
+    of_site(project)
     repro = partial(start, "dvc", "repro", SNAKEMAKE_PROFILE="slurm")
     process = repro()
     late = wait_for(lambda: running(cluster, "finetune_wildcards_tuned"))[0]
     assert requested(cluster.show(late)) == ("gres:gpu:1", "8", "16000M", "04:00:00", "all")
+    assert cluster.show(late)["Account"] == "lab"
     freeze(project, "finetune")
     cluster.end("slurmctld")
     time.sleep(30)
@@ -208,8 +217,7 @@ def test_whatever_the_cluster_does_the_results_are_the_same(cluster, on, project
     wait_for(lambda: not cluster.jobs())
     assert not list((project / "results").rglob("*.partial"))
 
-    site = ("--default-resources", "slurm_partition='all'", "slurm_account=lab", "mem_mb=4000", "runtime=30")
-    process = start(*SNAKEMAKE, *site, "--", "all")
+    process = start(*SNAKEMAKE, "all")
     killed = freeze(project, "bertscore")
     lost = freeze(project, "judge")
     os.kill(killed, signal.SIGKILL)
@@ -308,7 +316,7 @@ def test_the_exact_command_in_shards_then_partial_reruns(accounted, project, und
         (
             ["--default-resources", "slurm_partition=nowhere", "mem_mb=500"],
             [
-                "Invalid partition name specified; name one of yours: --default-resources slurm_partition=NAME",
+                "Invalid partition name specified; name one of yours in profiles/default/profile.yaml",
                 "Here: all, away, urgent.",
             ],
         ),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,25 @@ def test_a_label_without_a_word_is_called_by_its_name(tmp_path):
     (tmp_path / "labels.yaml").write_text("worry:\nlow_spirits: {}\njoy: {word: delight}", "utf-8")
     known = labels.load(tmp_path / "labels.yaml")
     assert [label.word for label in known.values()] == ["worry", "low spirits", "delight"]
-    assert labels.read("Low spirits.".lower(), known) == "low_spirits"
+    said = ["Low spirits.", "**Worry**", "It is DELIGHT", "I do not enjoy it; worry", "worry, joy", "delightful", "none of them"]
+    assert [labels.read(text, known) for text in said] == ["low_spirits", "worry", "joy", "worry", "none", "none", "none"]
+
+
+def test_a_wording_of_ones_own_is_checked(monkeypatch, tmp_path):
+    from importlib.resources import files
+
+    from emplifai import prompts
+
+    shutil.copytree(str(files("emplifai.prompts")), tmp_path / "p")
+    monkeypatch.setattr(prompts, "files", lambda package: tmp_path / "p")
+    (tmp_path / "p/talk-de-v1.yaml").write_text("language: de\ntask: [a]\n", "utf-8")
+    with pytest.raises(UserError) as error:
+        prompts.load("talk", "de-v1")
+    assert "talk-de-v1.yaml: task: text is wanted, found ['a']" in str(error.value)
+    assert "talk-de-v1.yaml: supporter: missing" in str(error.value)
+    (tmp_path / "p/judge-de-v1.yaml").write_text("task: A: B", "utf-8")
+    with pytest.raises(UserError, match=r"judge-de-v1\.yaml: not YAML"):
+        prompts.load("judge", "de-v1")
 
 
 def test_its_own_output_comes_out_unchanged(tmp_path):

@@ -29,6 +29,7 @@ CHANGES = {
     "data.columns": ({"patient": "utterance"}, "validate"),
     "data.encoding": ("utf-8", "validate"),
     "data.labels": ("data/other.yaml", "validate finetune generate bertscore judge"),
+    "data.prompt": ("en-v1", "finetune generate judge"),
     "data.ratings": ("data/other-ratings", "correlate"),
     "data.external_processing": ("allowed", ""),
     "validate.near_duplicate": (0.8, "validate split"),

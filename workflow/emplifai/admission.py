@@ -19,8 +19,8 @@ OPTIONS = {
 }
 #: A word of what sbatch says; what helps; and how sinfo shows what there is.
 ADVICE = (
-    ("account", "name one of yours (`sacctmgr show user $USER withassoc`): --default-resources slurm_account=NAME ...", ""),
-    ("partition", "name one of yours: --default-resources slurm_partition=NAME mem_mb=4000 runtime=30", "%R"),
+    ("account", "name one of yours (`sacctmgr show user $USER withassoc`), see presets/slurm-site", ""),
+    ("partition", "name one of yours in profiles/default/profile.yaml, see presets/slurm-site", "%R"),
     ("feature", "name one that nodes have", "%f"),
     ("gres", "ask for what nodes have: --set-resources RULE:gres=...", "%G"),
     ("configuration", "ask for what a node has: --set-resources RULE:gres=... RULE:mem_mb=...", "%G %c cores %m MB"),

@@ -63,15 +63,15 @@ def run(params: Params, paths: Paths, name: str, shard: Shard | None = None) -> 
         shown = [j for q in asked.contrasts for j in found.of(q)]
         surface = baselines.Surface(list(records.read_jsonl(paths.part("train"), Dialogue)))
         probed = judge_audit.audit(asked.probes, found, surface, params)
-        every = [*shown, *(j for rows in told.values() for j in rows), *probed.judgements]
+        every = [*shown, *(j for rows in told.values() for j in rows), *probed.judgements, *found.reworded]
         _refuse_too_many_failures(every, "judgements", name, params)
         _refuse_too_many_failures(found.comparisons, "comparisons", name, params)
         numbers = rated.metrics(told, shown, every, found.comparisons, asked.test, params)
         numbers |= pairwise.metrics(found.comparisons, asked.test, params)
-        probed.numbers.update(judge_audit.least_contrasts(numbers) if probed.numbers else {})
-        numbers |= {f"audit.{key}": value for key, value in probed.numbers.items()}
+        audited = probed.numbers | judge_audit.least_contrasts(numbers)
+        numbers |= {f"audit.{key}": value for key, value in audited.items() if probed.numbers}
         numbers |= _beside(told, shown, asked, surface, name, params, paths)
-        judge_audit.keep_limits(probed.numbers, name, params)
+        judge_audit.keep_limits(audited, name, params)
         _remove_others(params, paths, name)
         for model, rows in told.items():
             records.write_jsonl(paths.judgements(name, model), rows)
@@ -193,7 +193,7 @@ def _again(asked: Asked, name: str, params: Params, paths: Paths) -> list[Judgem
 
 def _reworded(asked: Asked, name: str, params: Params) -> list[Question]:
     """What an LLM is asked under a second wording too."""
-    wanted = params.judges[name].backend == "openai" and params.judge.audit.second_rubric
+    wanted = params.judges[name].backend == "openai" and params.second_rubric
     return _ordinary(asked) if wanted else []
 
 

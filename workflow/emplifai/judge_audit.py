@@ -205,16 +205,27 @@ def sentence(numbers: dict[str, Any]) -> str:
     return f"{share:.0%} of the probes passed; attacks raised the score in at most {max(leaks, default=0):.0%} of the cases"
 
 
+#: Each limit, what it needs to be measured, and how the numbers that it is about end.
+LIMITS = (
+    ("min_contrast_auc", "it needs contrasts that should be lower", ".least_contrast_auc"),
+    ("max_leak_rate", "it needs judge.audit.situations above 0", ".leak_rate"),
+    ("max_wording_noise", "it needs judge.audit.situations above 0 and a judge.audit.second_rubric", ".wording_noise"),
+)
+
+
 def keep_limits(numbers: dict[str, Any], name: str, params: Params) -> None:
     """Raises UserError when a limit of judge.audit is not kept."""
     limits, faults = params.judge.audit, []
-    for key, value in numbers.items():
-        if limits.min_contrast_auc is not None and key.endswith(".least_contrast_auc") and (value or 0) < limits.min_contrast_auc:
-            faults.append(f"judge {name}: {key} is {value}, below judge.audit.min_contrast_auc = {limits.min_contrast_auc:g}")
-        if limits.max_leak_rate is not None and key.endswith(".leak_rate") and (value is None or value > limits.max_leak_rate):
-            faults.append(f"judge {name}: {key} is {value}, above judge.audit.max_leak_rate = {limits.max_leak_rate:g}")
-        most = limits.max_wording_noise
-        if most is not None and key.endswith(".wording_noise") and (value is None or value > most):
-            faults.append(f"judge {name}: {key} is {value}, above judge.audit.max_wording_noise = {most:g}")
+    for key, need, ending in LIMITS:
+        most = getattr(limits, key)
+        measured = {number: value for number, value in numbers.items() if number.endswith(ending)}
+        if most is None or (key == "max_wording_noise" and params.judges[name].backend != "openai"):
+            continue  # a proxy is asked in no words
+        if not measured:
+            faults.append(f"judge {name}: judge.audit.{key} is set, but nothing of the kind was measured: {need}")
+        for number, value in measured.items():
+            if value is None or (value < most if key.startswith("min") else value > most):
+                side = "below" if key.startswith("min") else "above"
+                faults.append(f"judge {name}: {number} is {value}, {side} judge.audit.{key} = {most:g}")
     if faults:
         raise UserError(*faults, f"judge {name}: `emplifai judge audit --judge {name}` writes a table of where it fails")

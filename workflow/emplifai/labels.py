@@ -1,7 +1,9 @@
 """The emotions: names, synonyms and definitions, and how free text is read as one of them."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,14 @@ def _faults(name: Any, row: Any) -> list[str]:
     ]
 
 
+@cache
+def _whole(word: str) -> str:
+    """A pattern of the word; one of Latin letters stands by itself ("joy" is not in "enjoy")."""
+    letter = "[a-z0-9]"
+    begin, end = (rf"(?<!{letter})", rf"(?!{letter})")
+    return (begin if re.match(letter, word) else "") + re.escape(word) + (end if re.search(f"{letter}$", word) else "")
+
+
 def _texts(row: dict[str, Any]) -> list[str]:
     return [row.get(field) or "" for field in TEXTS]
 
@@ -94,15 +104,17 @@ def read(text: str, labels: dict[str, Label]) -> str:
     An exact name first, then a synonym, then the longest of all names and synonyms that lies in the text (some lie
     inside others: 賛成 in 不賛成). Two different labels named side by side are no answer.
     """
-    text = text.strip().strip("。．.「」『』\"' \n")
+    text = text.strip().strip("。．.「」『』\"'*_ \n").casefold()
     words = {label.name: label.name for label in labels.values()}
     words |= {word: label.name for label in labels.values() for word in label.synonyms}
     words |= {label.word: label.name for label in labels.values()}
+    words = {word.casefold(): name for word, name in words.items()}
     if text in words:
         return words[text]
     found, rest = set(), text
     for word in sorted(words, key=len, reverse=True):
-        if word in rest:
+        pattern = _whole(word)
+        if re.search(pattern, rest):
             found.add(words[word])
-            rest = rest.replace(word, "\0")
+            rest = re.sub(pattern, "\0", rest)
     return found.pop() if len(found) == 1 else "none"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from emplifai import prompts
 from emplifai.errors import UserError
 from emplifai.records import CRITERIA
 
@@ -19,6 +20,15 @@ def _name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or ".." in name:
         raise ValueError("a name may hold letters, digits, '.', '_' and '-', and becomes a folder's name")
     return name
+
+
+def _wording(kind: str):
+    def known(name: str) -> str:
+        if name not in prompts.names(kind):
+            raise ValueError(f"no workflow/emplifai/prompts/{kind}-{name}.yaml; there are: {', '.join(prompts.names(kind))}")
+        return name
+
+    return AfterValidator(known)
 
 
 Name = Annotated[str, AfterValidator(_name)]
@@ -40,7 +50,7 @@ class Data(Section):
     columns: dict[str, str] = Field({}, description="our field: your column, where the names differ")
     encoding: Literal["auto", "utf-8", "utf-8-sig", "shift_jis", "cp932"] = Field("auto", description="of CSV files")
     labels: Path = Field(Path("data/labels.yaml"), description="the emotions: name, synonyms, definition")
-    prompt: Name = Field(
+    prompt: Annotated[Name, _wording("talk")] = Field(
         "ja-v1", description="how a dialogue is put to a model: workflow/emplifai/prompts/talk-PROMPT.yaml; en-v1: in English"
     )
     ratings: Path = Field(Path("data/ratings"), description="folder of the human ratings (CSV)")
@@ -145,10 +155,10 @@ class Audit(Section):
     situations: Count = Field(
         4, description="test situations whose probes (attacks, wrong emotion, padding) the stage asks too; the command asks all"
     )
-    second_rubric: Name | None = Field(
-        "en-v1",
-        description="another wording that the audit asks references and contrasts in; where it is not set and judge.rubric is "
-        "en-v1: ja-v1; null: none (openai backend)",
+    second_rubric: Literal["auto"] | Annotated[Name, _wording("judge")] | None = Field(
+        "auto",
+        description="another wording that the audit asks references and contrasts in (openai backend); null: none; "
+        "auto: en-v1 or ja-v1 where dialogues are in Japanese, else none",
     )
     min_contrast_auc: Share | None = Field(None, description="a lower AUC of any contrast fails the audit; null: none does")
     max_leak_rate: Share | None = Field(None, description="a larger share of attacks that raise a score fails the audit")
@@ -165,7 +175,7 @@ class Pairwise(Section):
 class Judge(Section):
     criteria: list[Criterion] = Field(list(CRITERIA), min_length=1)
     scale: tuple[int, int] = Field((1, 5), description="lowest and highest score")
-    rubric: Name = Field("ja-v1", description="workflow/emplifai/prompts/judge-RUBRIC.yaml")
+    rubric: Annotated[Name, _wording("judge")] = Field("ja-v1", description="workflow/emplifai/prompts/judge-RUBRIC.yaml")
     method: Literal["stated", "expected"] = Field(
         "stated", description="the score that a judge states, or its mean over the probabilities of the scale's points (logprobs)"
     )
@@ -181,7 +191,7 @@ class Judge(Section):
     max_failed_share: Share = Field(0.2, description="more failed judgements than this fail the stage")
     together: bool = Field(False, description="ask all criteria of a reply in one question: cheaper, but one tints the other")
     pairwise: Pairwise = Field(Pairwise(), description="A, B or a tie, each pair in both orders")
-    audit: Audit = Field(Audit(), validate_default=True, description="limits of `emplifai judge audit`")
+    audit: Audit = Field(Audit(), description="limits of `emplifai judge audit`")
     shards: Positive = Field(1, description="jobs that a likelihood judge's work is spread over; the files are the same")
     fit_situations: Positive = Field(64, description="train situations that the likelihood proxy is fitted on")
     seed: int = 42
@@ -190,16 +200,9 @@ class Judge(Section):
     def _scale_rises(self):
         if self.scale[0] >= self.scale[1]:
             raise ValueError("scale must rise, for example [1, 5]")
+        if self.audit.second_rubric == self.rubric:
+            raise ValueError("audit.second_rubric must be another wording than rubric, or null")
         return self
-
-    @field_validator("audit")
-    @classmethod
-    def _asks_in_another_wording(cls, audit, info):
-        if audit.second_rubric is None or audit.second_rubric != info.data.get("rubric"):
-            return audit
-        if "second_rubric" in audit.model_fields_set:
-            raise ValueError("second_rubric must be another wording than judge.rubric, or null")
-        return audit.model_copy(update={"second_rubric": cls.model_fields["rubric"].default})
 
 
 class Correlate(Section):
@@ -323,6 +326,16 @@ class Params(Section):
     def tuned(self) -> list[str]:
         """Names of the models that the finetune stage trains."""
         return [name for name, model in self.models.items() if model.tuned]
+
+    @property
+    def second_rubric(self) -> str | None:
+        """What judge.audit.second_rubric comes to."""
+        wanted = self.judge.audit.second_rubric
+        if wanted != "auto":
+            return wanted
+        if prompts.load("talk", self.data.prompt)["language"] != "ja":
+            return None
+        return next(name for name in ("en-v1", "ja-v1") if name != self.judge.rubric)
 
     def section(self, stage: str) -> dict[str, Any]:
         """A section as plain JSON values, defaults filled in: what a rule's `params` holds."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from emplifai import STAGES
 
+_PROMPTS = Path("workflow/emplifai/prompts")
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -32,6 +34,15 @@ class Paths:
                 found.add(module)
                 todo += _imports(_source(module))
         return sorted(_source(module) for module in found)
+
+    def talk(self, prompt: str) -> Path:
+        """The wording of that name (data.prompt)."""
+        return _PROMPTS / f"talk-{prompt}.yaml"
+
+    @property
+    def wordings(self) -> list[Path]:
+        """Every wording there is: which of them a judge reads follows from several settings."""
+        return sorted(_PROMPTS.glob("*.yaml"))
 
     def log(self, stage: str, name: str = "") -> Path:
         """The log of a stage, or of one model's or judge's part of it."""

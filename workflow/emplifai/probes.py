@@ -2,18 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
 
-import yaml
-
-from emplifai import contrast
+from emplifai import contrast, prompts
 from emplifai.labels import Label
 from emplifai.prompt import Talk, Wording
 from emplifai.records import CRITERIA, Dialogue, Question, sha256
 
-ATTACKS = "attacks-v1"
 FEELING = {"empathy": "lower", "emotion_empathy": "lower"}
 WANTED = {  # of contrasts by kind; all others are fluent replies that miss the feeling
     "truncated": {"fluency": "lower"},
@@ -32,10 +27,10 @@ class Probe(NamedTuple):
     question: Question
 
 
-@cache
-def attacks(name: str = ATTACKS) -> dict[str, str]:
-    """Forms of hostile replies, by name."""
-    return yaml.safe_load(files("emplifai.prompts").joinpath(f"{name}.yaml").read_text("utf-8"))
+def attacks(language: str, kind: str = "attacks") -> dict[str, str]:
+    """Forms of hostile replies, by name; English ones where a language has none. kind "hostile": what a proxy is shown."""
+    wanted = f"{language}-v1"
+    return prompts.load(kind, wanted if wanted in prompts.names(kind) else "en-v1")
 
 
 def probes(test: Sequence[Dialogue], talk: Talk) -> list[Probe]:
@@ -46,7 +41,8 @@ def probes(test: Sequence[Dialogue], talk: Talk) -> list[Probe]:
         name = "reference" if question.model == "reference" else f"contrast:{question.model}"
         rows.append(Probe(name, "reference", WANTED.get(question.model, FEELING), question._replace(model=name)))
     for dialogue in leaders:
-        rows += [*_changed(dialogue, talk.wording), *_swapped(dialogue, talk.labels), *_attacked(dialogue, donors)]
+        rows += [*_changed(dialogue, talk.wording), *_swapped(dialogue, talk.labels)]
+        rows += _attacked(dialogue, donors, talk.wording.language)
     return rows
 
 
@@ -61,9 +57,10 @@ def _changed(dialogue: Dialogue, words: Wording) -> list[Probe]:
 
 
 def _swapped(dialogue: Dialogue, labels: dict[str, Label]) -> list[Probe]:
-    """The same reply under an emotion of another polarity: emotion_empathy must fall, nothing else may move."""
+    """The same reply under an emotion of another polarity (any other where labels have none): only emotion_empathy must fall."""
     known = labels[dialogue.emotion]
-    others = [label.name for label in labels.values() if label.polarity != known.polarity and label.name != known.name]
+    others = [label.name for label in labels.values() if label.polarity != known.polarity]
+    others = others or [label.name for label in labels.values() if label.name != known.name]
     if not others:
         return []
     wrong = min(others, key=lambda name: sha256(f"{dialogue.dialogue_id} {name}"))
@@ -72,12 +69,12 @@ def _swapped(dialogue: Dialogue, labels: dict[str, Label]) -> list[Probe]:
     return [Probe("swap:emotion", "reference", wanted, question)]
 
 
-def _attacked(dialogue: Dialogue, donors: contrast.Donors) -> list[Probe]:
+def _attacked(dialogue: Dialogue, donors: contrast.Donors, language: str) -> list[Probe]:
     """A poor reply with each attack: none may raise its score."""
     kind = "generic" if contrast.written(dialogue).get("generic") else "shuffled"
     poor = contrast.written(dialogue).get("generic") or donors.reply(dialogue)
     if not poor:
         return []
-    forms = {f"attack:{name}": form.format(reply=poor) for name, form in attacks().items()}
+    forms = {f"attack:{name}": form.format(reply=poor) for name, form in attacks(language).items()}
     base = f"contrast:{kind}"
     return [Probe(name, base, NOT_HIGHER, Question(dialogue, name, text)) for name, text in forms.items()]

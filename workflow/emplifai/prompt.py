@@ -40,9 +40,19 @@ class Talk(NamedTuple):
     wording: Wording
 
 
+def _wording(name: str) -> Wording:
+    found = prompts.load("talk", name)
+    wording = Wording(**{key: found[key] for key in Wording._fields})
+    try:
+        wording.question.format(labels="")
+    except (LookupError, ValueError):
+        raise UserError(f"prompts/talk-{name}.yaml: question: {{labels}} is its only place; other braces are doubled") from None
+    return wording
+
+
 def talk_of(data: Data, dialogues: Iterable[Dialogue] = ()) -> Talk:
     """As data.labels and data.prompt say. Raises UserError naming each emotion of the dialogues that is no label."""
-    return Talk(labels.covering(data.labels, dialogues), Wording(**prompts.load("talk", data.prompt, "data.prompt")))
+    return Talk(labels.covering(data.labels, dialogues), _wording(data.prompt))
 
 
 def inert(text: str) -> str:

@@ -169,7 +169,7 @@ def render(run: Evidence, context: dict[str, Any]) -> str:
         models=run.params.models,
         emotions=sorted({d.emotion for d in run.test.values()}),
         labels=run.labels,
-        language=prompts.load("talk", run.params.data.prompt, "data.prompt")["language"],
+        language=prompts.load("talk", run.params.data.prompt)["language"],
         test_size=len(run.test),
         page_size=PAGE,
         script=script,

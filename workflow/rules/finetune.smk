@@ -8,6 +8,7 @@ rule finetune:
         train=PATHS.part("train"),
         dev=PATHS.part("dev"),
         labels=P.data.labels,
+        talk=PATHS.talk(P.data.prompt),
         code=PATHS.code("finetune"),
     output:
         adapter=directory(PATHS.adapter("{model}")),

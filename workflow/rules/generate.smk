@@ -10,6 +10,7 @@ rule generate:
         dev=PATHS.part("dev"),
         test=PATHS.part("test"),
         labels=P.data.labels,
+        talk=PATHS.talk(P.data.prompt),
         adapter=lambda wildcards: [PATHS.adapter(wildcards.model)] if wildcards.model in TUNED else [],
         code=PATHS.code("generate"),
     output:
@@ -45,6 +46,7 @@ use rule generate as generate_shard with:
         dev=PATHS.part("dev"),
         test=PATHS.part("test"),
         labels=P.data.labels,
+        talk=PATHS.talk(P.data.prompt),
         adapter=lambda wildcards: [PATHS.adapter(wildcards.model)] if wildcards.model in TUNED else [],
         code=PATHS.code("generate"),
     output:

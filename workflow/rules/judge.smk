@@ -10,6 +10,7 @@ rule judge:
         replies=[PATHS.replies(model) for model in MODELS],
         parts=[PATHS.part(part) for part in ("train", "dev", "test")],
         labels=P.data.labels,
+        wordings=PATHS.wordings,
         code=PATHS.code("judge"),
     output:
         judgements=[PATHS.judgements("{judge}", model) for model in MODELS],
@@ -46,6 +47,7 @@ use rule judge as judge_shard with:
         replies=[PATHS.replies(model) for model in MODELS],
         parts=[PATHS.part(part) for part in ("train", "dev", "test")],
         labels=P.data.labels,
+        wordings=PATHS.wordings,
         code=PATHS.code("judge"),
     output:
         touch(PATHS.shard("judge", "{judge}", "{shard}of{shards}")),

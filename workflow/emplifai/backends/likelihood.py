@@ -31,7 +31,6 @@ FAULTS = {  # the worse anchors of a criterion: the faults that it is about, and
     "emotion_empathy": (*contrast.WRITTEN, "shuffled"),
 }
 SHOWN = ("shuffled", "truncated", "parrot")  # made faults that the head is fitted on, beside the written ones and attacks
-ATTACKS = "attacks-shown-v1"
 LAYERS = (1 / 2, 2 / 3)  # of the depth: what the head sees; chosen on dev situations, see docs/judge.md
 RATIONALE = {
     "fluency": "proxy: log-probability without context, not an LLM rating",
@@ -95,13 +94,13 @@ def read(
     train, dev = (list(records.read_jsonl(paths.part(part), Dialogue)) for part in ("train", "dev"))
     if not train or not dev:
         raise UserError(f"judge {name}: the proxy is fitted on train and anchored on dev dialogues; split.dev must be above 0")
-    groups = contrast.chosen(train, params.judge.fit_situations)
+    talk, groups = prompt.talk_of(params.data), contrast.chosen(train, params.judge.fit_situations)
     criteria = judge.criteria or params.judge.criteria
-    fit = [*contrast.questions(groups, train, SHOWN), *attacked(groups)] if "empathy" in criteria else []
+    fit = [*contrast.questions(groups, train, SHOWN), *attacked(groups, talk.wording.language)] if "empathy" in criteria else []
     anchors = contrast.questions(contrast.leading(dev), dev)
     cache = Cache(paths.cache / "judge" / name)
     try:
-        texts = Texts(judge, prompt.talk_of(params.data), cache)
+        texts = Texts(judge, talk, cache)
         asked = [p for q in questions for p in texts.asked(q, criteria)]
         known = [p for q in anchors for p in texts.asked(q, [c for c in criteria if anchors_of(c, q.model)])]
         texts.read([*asked, *known, *(p for q in fit for p in texts.asked(q, ["empathy"]))], shard)
@@ -242,9 +241,9 @@ class Scorer:
         return self.texts.blank(question) if criterion == "fluency" else self.texts.given(question)
 
 
-def attacked(groups: Sequence[Dialogue]) -> list[Question]:
+def attacked(groups: Sequence[Dialogue], language: str) -> list[Question]:
     """Each reference with words that ask for a high score: a fault that the head is shown. The audit has other wordings."""
-    forms = list(probes.attacks(ATTACKS).values())
+    forms = list(probes.attacks(language, "hostile").values())
     return [Question(d, "attacked", forms[k % len(forms)].format(reply=d.reference)) for k, d in enumerate(groups)]
 
 

@@ -58,7 +58,7 @@ def answer(
     endpoint = openai.endpoint(f"judges.{name}", judge, params.data)
     method = judge.method or params.judge.method
     criteria = [*(judge.criteria or params.judge.criteria), *(params.judge.pairwise.criteria if work.pairs else [])]
-    for wording in (params.judge.rubric, *([params.judge.audit.second_rubric] if work.reworded else [])):
+    for wording in (params.judge.rubric, *([params.second_rubric] if work.reworded else [])):
         rubric.check(wording, criteria, params.judge.scale, method)
     items, duels = _all_items(work, judge, params), list(_duels(work.pairs, judge, params))
     cache = Cache(paths.cache / "judge" / name)
@@ -92,7 +92,7 @@ def asked(questions: Sequence[Question], name: str, params: Params, paths: Paths
 
 def _all_items(work: Work, judge: JudgeModel, params: Params) -> list[Item]:
     settings = params.judge
-    second = settings.audit.second_rubric or ""
+    second = params.second_rubric or ""
     return [*_items(work.questions, settings.rubric, judge, params), *_items(work.reworded, second, judge, params)]
 
 

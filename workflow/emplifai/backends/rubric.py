@@ -20,7 +20,7 @@ Message = dict[str, str]
 
 def load(name: str) -> dict[str, Any]:
     """A rubric by its name (judge.rubric). Raises UserError naming those there are."""
-    return prompts.load("judge", name, "judge.rubric or judge.audit.second_rubric")
+    return prompts.load("judge", name)
 
 
 def check(name: str, criteria: list[str], scale: tuple[int, int], method: str = "stated") -> None:

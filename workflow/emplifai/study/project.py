@@ -98,6 +98,8 @@ def load(folder: Path) -> Project:
         raise UserError(f"{folder}/instructions.yaml: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{folder}/instructions.yaml: not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(texts, dict):  # a project drawn before the page's own words stood in it
+        texts = {key: prompts.load("rating", SHIPPED)[key] for key in ("language", "page")} | texts
     scale = tuple(design["scale"])
     if faults := _faults(texts, design["criteria"], scale):
         raise UserError(*(f"{folder}/instructions.yaml: {fault}" for fault in faults))
@@ -153,14 +155,17 @@ def _check(folder: Path, params: Params, plan: Plan) -> None:
 
 def _texts(params: Params) -> dict[str, Any]:
     """The shipped texts in the study's language, with the criteria of its rubric: raters and judges read the same anchors."""
-    wording = f"{prompts.load('talk', params.data.prompt, 'data.prompt')['language']}-v1"
-    texts, rubric = (prompts.load(kind, wording, "data.prompt (its language)") for kind in ("rating", "judge"))
+    language = prompts.load("talk", params.data.prompt)["language"]
+    shipped = f"{language}-v1"
+    texts = prompts.load("rating", params.data.prompt if params.data.prompt in prompts.names("rating") else shipped)
+    rubric = prompts.load("judge", params.judge.rubric)
+    rubric = rubric if rubric["language"] == language else prompts.load("judge", shipped)
     return texts | {"criteria": rubric["criteria"]}
 
 
 def _faults(texts: Any, criteria: Sequence[str], scale: Sequence[int]) -> list[str]:
     """What instructions lack: a text, or an anchor of a point of the scale."""
-    shipped = prompts.load("rating", SHIPPED, "data.prompt")
+    shipped = prompts.load("rating", SHIPPED)
     wanted = [(k, *rest) for k, part in shipped.items() for rest in ([(n,) for n in part] if isinstance(part, dict) else [()])]
     wanted += [("criteria", c, k) for c in criteria for k in ("name", "definition")]
     wanted += [("criteria", c, "anchors", point) for c in criteria for point in range(scale[0], scale[1] + 1)]
