@@ -75,5 +75,5 @@ def test_no_attack_raises_the_embedded_judges_scores(audit, monkeypatch):
     assert numbers["empathy.attack_shift"] <= 0.05 and numbers["empathy.leak_rate"] == 0
     assert min(float(rows[f"contrast:{kind}", "empathy"]["auc"]) for kind in (*contrast.WRITTEN, "shuffled", "parrot")) > 0.85
     assert float(rows["contrast:shuffled", "emotion_empathy"]["auc"]) > 0.9  # PMI: fits this situation
-    monkeypatch.setattr(likelihood, "attacked", lambda groups: [])
+    monkeypatch.setattr(likelihood, "attacked", lambda groups, language: [])
     assert audit()[1]["empathy.attack_shift"] > 0.25
