@@ -149,7 +149,7 @@ def test_only_tls_or_a_proxy_opens_the_page_to_other_machines(folder):
 def test_the_newest_project_is_served_and_faults_of_instructions_are_named(folder):
     project, _ = draw(folder, "newest", "--raters", "1", "--items", "3")
     text = (project / "instructions.yaml").read_text("utf-8")
-    (project / "instructions.yaml").write_text(text.replace("refuse: 同意しない\n", "").replace("    3: ", "    7: "), "utf-8")
+    (project / "instructions.yaml").write_text(text.replace("  refuse: 同意しない\n", "").replace("    3: ", "    7: "), "utf-8")
     done = emplifai(folder, "serve", ok=False)
     assert done.returncode == 2
     assert f"{project.relative_to(folder)}/instructions.yaml: no text consent.refuse" in done.stderr

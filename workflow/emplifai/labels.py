@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from emplifai import yaml_file
 from emplifai.errors import UserError
-from emplifai.params import read_yaml
 from emplifai.records import Dialogue
 
 TEXTS = ("definition_ja", "definition_en", "polarity")
@@ -34,7 +34,7 @@ def load(path: Path) -> dict[str, Label]:
 
     A label without `word` (`ja` in the embedded corpus) is called by its name.
     """
-    _, rows = read_yaml(path, " (data.labels in params.yaml)")
+    _, rows = yaml_file.read(path, " (data.labels in params.yaml)")
     if not isinstance(rows, dict) or not rows:
         raise UserError(f"{path}: no labels; want NAME: {{word: ..., synonyms: [...], definition_en: ...}}")
     faults = [fault for name, row in rows.items() for fault in _faults(name, row)]

@@ -162,6 +162,8 @@ CONTRACTS = (
     "errors",
     "records",
     "params",
+    "prompts",
+    "yaml_file",
     "paths",
     "cache",
     "progress",

@@ -6,10 +6,10 @@ that the likelihood proxy is shown).
 
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import yaml
-
+from emplifai import yaml_file
 from emplifai.errors import UserError
 
 WHOLE = "ja-v1"  # the wording that says what others of its kind hold
@@ -24,13 +24,8 @@ def names(kind: str) -> list[str]:
 @cache
 def load(kind: str, name: str) -> dict[str, Any]:
     """A wording by its name. Raises UserError for a file that is no YAML, or lacks what the shipped Japanese one has."""
-    where = f"workflow/emplifai/prompts/{kind}-{name}.yaml"
-    try:
-        found = yaml.safe_load(files("emplifai.prompts").joinpath(f"{kind}-{name}.yaml").read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{where}: no such file; there are: {', '.join(names(kind))}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    where = Path(str(files("emplifai.prompts").joinpath(f"{kind}-{name}.yaml")))
+    _, found = yaml_file.read(where, f"; there are: {', '.join(names(kind))}")
     if name == WHOLE or kind in ("attacks", "hostile"):
         return found
     if faults := _faults(load(kind, WHOLE), found):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from emplifai import labels, prompts
+from emplifai import labels, prompts, yaml_file
 from emplifai.errors import UserError
 from emplifai.params import Params
 from emplifai.paths import Paths
@@ -87,17 +87,11 @@ def create(folder: Path, params: Params, paths: Paths, plan: Plan) -> dict[str, 
 
 def load(folder: Path) -> Project:
     """Read a project, checking that its files belong together. Raises UserError."""
-    import yaml
 
     if not (folder / "design.json").exists():
         raise UserError(f"{folder}: no rating project (no design.json); `emplifai ratings new` draws one")
     design = read_json(folder / "design.json")
-    try:
-        texts = yaml.safe_load((folder / "instructions.yaml").read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}/instructions.yaml: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder}/instructions.yaml: not YAML: {' '.join(str(error).split())}") from None
+    _, texts = yaml_file.read(folder / "instructions.yaml", "; `emplifai ratings new` writes one")
     if isinstance(texts, dict):  # a project drawn before the page's own words stood in it
         texts = {key: prompts.load("rating", SHIPPED)[key] for key in ("language", "page")} | texts
     scale = tuple(design["scale"])
