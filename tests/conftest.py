@@ -26,6 +26,14 @@ TALK = prompt.talk_of(Data(labels=ROOT / "data/labels.yaml"))
 THREADS = {"OMP_NUM_THREADS": "1"}  # sums of floats depend on the number of threads; a SLURM job's own is its cores
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums of floats depend on the number of threads."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A Llama of 2 layers with random weights and a character tokenizer over the corpus: a real folder, no download."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -199,3 +200,11 @@ def plain(folder: Path, scores: list[tuple[str, str, str]], **columns) -> str:
     lines = ["rater_id,dialogue_id,model,criterion,score,text_sha256"]
     lines += [f"{r},{one['dialogue_id']},{MODELS[0]},{c},{s},{columns.get('text', one['text_sha256'])}" for r, c, s in scores]
     return "\n".join(lines) + "\n"
+
+
+def stored(project: Path, rater: str) -> dict[tuple[int, str], int]:
+    with sqlite3.connect(project / "ratings.sqlite") as db:
+        rows = db.execute("SELECT position, criterion, score FROM rating WHERE rater_id = ?", (rater,)).fetchall()
+    db.close()
+    assert len({row[:2] for row in rows}) == len(rows)
+    return {(position, criterion): score for position, criterion, score in rows}

@@ -1,13 +1,8 @@
-"""The rating page's server without a browser: its rules, hostile replies, kill -9, fifty raters at once."""
+"""The rating page's server without a browser: its rules, hostile replies, throttling."""
 
-import random
 import re
-import sqlite3
 import ssl
 import subprocess
-import threading
-import time
-from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -17,7 +12,7 @@ from emplifai.records import CRITERIA
 from emplifai.study import display
 from emplifai.study.store import Store
 from emplifai.study.throttle import TRIES, WINDOW, Throttle
-from rating_study import HOSTILE, MODELS, Rater, Server, draw, emplifai, make
+from rating_study import HOSTILE, MODELS, Rater, Server, draw, emplifai, make, stored
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +25,6 @@ def serving(folder):
     project, tokens = draw(folder, "rules", "--raters", "9", "--items", "6", "--repeat", "0.2")
     with Server(project) as server:
         yield server, tokens
-
-
-def stored(project: Path, rater: str) -> dict[tuple[int, str], int]:
-    with sqlite3.connect(project / "ratings.sqlite") as db:
-        rows = db.execute("SELECT position, criterion, score FROM rating WHERE rater_id = ?", (rater,)).fetchall()
-    db.close()
-    assert len({row[:2] for row in rows}) == len(rows)
-    return {(position, criterion): score for position, criterion, score in rows}
 
 
 def test_consent_comes_first_and_a_refusal_ends_it(serving):
@@ -283,107 +270,3 @@ def test_visible_names_what_is_invisible_and_nothing_else():
     assert "U+D800" in display.visible("\ud800") and "U+FEFF" in display.visible("\ufeffx")
     assert display.visible("👩\u200d⚕️") == "👩\u200d⚕️"
     assert display.visible("<b>&") == "&lt;b&gt;&amp;"
-
-
-# ---- nothing is lost
-
-
-def click(server: Server, token: str, saved: dict, stop: threading.Event, seed: int) -> None:
-    """A rater who goes on clicking whatever happens; `saved` holds what the page was told is saved."""
-    draw_score, rater = random.Random(seed), None
-    while not stop.is_set():
-        try:
-            if rater is None:
-                rater = Rater(server.port, token)
-            position = rater.position
-            if position is None:
-                return
-            for criterion in CRITERIA:
-                score = draw_score.randint(1, 5)
-                was = saved.get((position, criterion), "")
-                while True:
-                    status, answer = _insist(rater, stop, position=position, **{criterion: score, f"was_{criterion}": was})
-                    if status == 200:
-                        saved[position, criterion] = score
-                        break
-                    assert status == 409, answer  # an answer was lost on the way: the page takes over what is saved
-                    was = answer["saved"].get(criterion, "")
-            status, _ = _insist(rater, stop, position=position, next=1)
-            assert status == 200
-        except (OSError, HTTPException):
-            time.sleep(0.02)
-
-
-def _insist(rater: Rater, stop: threading.Event, **fields) -> tuple[int, dict]:
-    """Send again until there is an answer, as the page does."""
-    while True:
-        try:
-            return rater.send(**fields)
-        except (OSError, HTTPException):
-            if stop.is_set():
-                raise
-            time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_twenty_times_kill_9_loses_and_doubles_nothing(folder):
-    project, tokens = draw(folder, "killed", "--raters", "3", "--items", "100", "--seed", "1")
-    saved: dict[str, dict] = {rater: {} for rater in tokens}
-    stop, faults, chance = threading.Event(), [], random.Random(0)
-
-    def guarded(rater: str, seed: int) -> None:
-        try:
-            click(server, tokens[rater], saved[rater], stop, seed)
-        except (OSError, HTTPException):
-            pass  # in the middle of the last request
-        except BaseException as error:
-            faults.append(error)
-
-    with Server(project) as server:
-        for token in tokens.values():
-            Rater(server.port, token).begin()
-        threads = [threading.Thread(target=guarded, args=(rater, k)) for k, rater in enumerate(tokens)]
-        for thread in threads:
-            thread.start()
-        for _ in range(20):
-            wanted = sum(map(len, saved.values())) + chance.randint(2, 9)
-            end = time.monotonic() + 60
-            while sum(map(len, saved.values())) < wanted and not faults:
-                assert time.monotonic() < end, "raters do not get on"
-                time.sleep(0.001)
-            time.sleep(0.03 * chance.random())  # at any moment of a request
-            server.kill()
-            server.start()
-        time.sleep(0.3)
-        stop.set()
-        for thread in threads:
-            thread.join(60)
-    assert not faults
-    for rater in tokens:
-        found = stored(project, rater)
-        assert saved[rater].items() <= found.items()
-        assert len(found) - len(saved[rater]) <= 1  # the request in the air at the end
-    with sqlite3.connect(project / "ratings.sqlite") as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    db.close()
-
-
-def test_fifty_raters_at_once(folder):
-    project, tokens = draw(folder, "fifty", "--raters", "50", "--items", "5", "--repeat", "0.2")
-    given: dict[str, dict] = {}
-
-    def work(rater: str, seed: int) -> None:
-        chance = random.Random(seed)
-        person = Rater(server.port, tokens[rater])
-        person.begin()
-        given[rater] = person.rate_all(lambda position, criterion: chance.randint(1, 5))
-
-    with Server(project) as server:
-        threads = [threading.Thread(target=work, args=(rater, k)) for k, rater in enumerate(tokens)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(300)
-    assert len(given) == 50
-    assert all(stored(project, rater) == given[rater] for rater in tokens)
-    assert sum(map(len, given.values())) == 50 * 7 * 3  # 5 replies, one copy, one check
