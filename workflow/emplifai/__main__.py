@@ -1,5 +1,5 @@
 import sys
 
-from emplifai.cli import main
+from emplifai.cli import command
 
-sys.exit(main())
+sys.exit(command())
