@@ -1,6 +1,7 @@
 """Replies of a causal model against transformers' pipeline and a llama.cpp server on the same weights.
 
-python benchmarks/generation.py [--prompts 256] [--tokens 80] [--shots 0 3] [--dtypes float32 bfloat16] [--rounds 1] [--model ...]
+python benchmarks/generation.py [--prompts 256] [--tokens 80] [--shots 0 3] [--dtypes float32 bfloat16] [--rounds 1]
+       [--batch-tokens 32768] [--model ...]
 
 Greedy, no penalties, until a line break or --tokens. Prompts: the embedded corpus as the generate stage forms them; with
 shots all begin with the same exemplars. Peer: pipeline(batch_size=16) over prompts sorted by length, the same end tokens.
@@ -20,7 +21,7 @@ import corpus
 import gguf_files
 import measure
 
-from emplifai.params import EMBEDDED, Model
+from emplifai.params import EMBEDDED, Generate, Model
 
 SLOTS = 8
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 3])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--batch-tokens", type=int, default=Generate().batch_tokens, help="generate.batch_tokens of params.yaml")
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--gguf", nargs="*", default=[], help="files of the same weights, for llama.cpp")
     args = parser.parse_args()
@@ -42,7 +44,7 @@ def main() -> None:
         for dtype in args.dtypes:
             for shots in args.shots:
                 given = (args.model, dtype, args.prompts, args.tokens, shots)
-                sides = {"emplifai": (ours, *given), "pipeline(batch_size=16), sorted": (pipeline, *given)}
+                sides = {"emplifai": (ours, *given, args.batch_tokens), "pipeline(batch_size=16), sorted": (pipeline, *given)}
                 if dtype == "bfloat16":
                     sides |= {f"llama.cpp, {Path(file).stem}": (llama, str(file), *given) for file in files}
                 show(dtype, shots, args, measure.rounds(args.rounds, sides))
@@ -69,21 +71,20 @@ def told(tokenizer: Any, count: int, shots: int) -> list[list[int]]:
     return [prompt.encode(given, tokenizer)[0] for given in pieces]
 
 
-def ours(name: str, dtype: str, count: int, longest: int, shots: int) -> measure.Timed:
+def ours(name: str, dtype: str, count: int, longest: int, shots: int, batch_tokens: int) -> measure.Timed:
     import torch
 
     from emplifai.backends import batches, decoding, weights
-    from emplifai.params import Generate
 
     model, tokenizer = weights.load(Model(backend="transformers", model=name, dtype=dtype))
     prompts, stops = told(tokenizer, count, shots), decoding.stop_ids(model, tokenizer)
-    how, budget = decoding.Decoding(longest), Generate().batch_tokens
+    how = decoding.Decoding(longest)
     ids: list[list[int]] = [[] for _ in prompts]
     watch = measure.Watch()
     with torch.inference_mode():
         reader = batches.Reader(model)
         reader.share(prompts)
-        for batch in batches.plan([len(p) for p in prompts], batches.by_budget(budget, longest)):
+        for batch in batches.plan([len(p) for p in prompts], batches.by_budget(batch_tokens, longest)):
             written = decoding._decode(reader, [prompts[i] for i in batch], [0] * len(batch), how, stops, lambda note: None)
             for i, row in zip(batch, written, strict=True):
                 ids[i] = row

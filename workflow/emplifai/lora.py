@@ -4,7 +4,7 @@ peft adds the adapter's output to the layer's, scaled, in tensors of their own, 
 dtype and back. Here the small product is added in place to the large one, forward and backward, and each input is kept once.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 
@@ -50,27 +50,32 @@ def linear(x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> An
 
     Computes in the dtype of the frozen weight; the adapter's gradients are in its own.
     """
+    return _function().apply(x, weight, bias, a, b, scaling)
+
+
+@cache
+def _function() -> Any:
     import torch
 
-    class Function(torch.autograd.Function):
+    class Linear(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x, a, b):
+        def forward(ctx, x, weight, bias, a, b, scaling):
             rows, down, up = x.reshape(-1, x.shape[-1]).to(weight.dtype), a.to(weight.dtype), (b * scaling).to(weight.dtype)
             low = rows @ down.T
             out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
             out.addmm_(low, up.T)
-            ctx.save_for_backward(rows, low, down, up)
-            ctx.like = (x.dtype, a.dtype, b.dtype)
+            ctx.save_for_backward(rows, low, down, up, weight)
+            ctx.like, ctx.shape, ctx.scaling = (x.dtype, a.dtype, b.dtype), x.shape, scaling
             return out.view(*x.shape[:-1], -1)
 
         @staticmethod
         def backward(ctx, gradient):
-            rows, low, down, up = ctx.saved_tensors
+            rows, low, down, up, weight = ctx.saved_tensors
             gradient = gradient.reshape(-1, gradient.shape[-1]).to(weight.dtype)
-            small = gradient @ up
-            of_x = (gradient @ weight).addmm_(small, down).to(ctx.like[0]) if ctx.needs_input_grad[0] else None
-            of_a, of_b = (small.T @ rows).to(ctx.like[1]), (gradient.T @ low).to(ctx.like[2]).mul_(scaling)
-            return of_x if of_x is None else of_x.view(*shape), of_a, of_b
+            small, of_x = gradient @ up, None
+            if ctx.needs_input_grad[0]:
+                of_x = (gradient @ weight).addmm_(small, down).to(ctx.like[0]).view(ctx.shape)
+            of_a, of_b = (small.T @ rows).to(ctx.like[1]), (gradient.T @ low).to(ctx.like[2]).mul_(ctx.scaling)
+            return of_x, None, None, of_a, of_b, None
 
-    shape = x.shape
-    return Function.apply(x, a, b)
+    return Linear

@@ -9,7 +9,7 @@ from typing import Any
 
 from emplifai import examples as ex
 from emplifai import lora, loss, ranks
-from emplifai.backends import memory
+from emplifai.backends import memory, norms
 from emplifai.checkpoints import Checkpoints
 from emplifai.errors import UserError
 from emplifai.params import Finetune
@@ -40,6 +40,7 @@ class Trainer:
         self.model, self.settings, self.train, self.dev, self.checkpoints = model, settings, train, dev, checkpoints
         self.device = model.get_input_embeddings().weight.device
         lora.fuse(model)
+        norms.in_blocks(model)
         self.plain_head = loss.is_plain_head(model)
         self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

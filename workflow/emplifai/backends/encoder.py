@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from emplifai import models
-from emplifai.backends import memory
+from emplifai.backends import memory, norms
 from emplifai.errors import UserError
 from emplifai.progress import Progress
 from emplifai.statistics.matching import padded
@@ -32,6 +32,7 @@ class Encoder:
         self.tokenizer, model = _load(models.locate(name), revision, getattr(torch, dtype))
         self.limit = token_limit(self.tokenizer, model.config)
         self.model = cut(model, layer, name).to(self.device).eval()
+        norms.in_blocks(self.model)
         special = (getattr(self.tokenizer, f"{kind}_token_id", None) for kind in ("cls", "sep", "bos", "eos"))
         self.unweighted = {token for token in special if token is not None}
 
