@@ -42,15 +42,14 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
-def build_tiny(folder: Path, seed: int = 0) -> None:
+def build_tiny(folder: Path, seed: int = 0, letters: str = "") -> None:
+    """A model of two layers with random weights that reads and writes letters, by default those of the corpus."""
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    letters = sorted(
-        {c for p in (ROOT / "data/corpus").glob("*.jsonl") for c in p.read_text("utf-8")} | set("\n：。、abcdefghij")
-    )
-    vocabulary = {t: i for i, t in enumerate(["<unk>", "<bos>", "<eos>", "<pad>", *letters])}
+    letters = letters or "".join(p.read_text("utf-8") for p in (ROOT / "data/corpus").glob("*.jsonl")) + "\n：。、abcdefghij"
+    vocabulary = {t: i for i, t in enumerate(["<unk>", "<bos>", "<eos>", "<pad>", *sorted(set(letters))])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")

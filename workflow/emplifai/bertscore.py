@@ -199,11 +199,12 @@ def _remove_orphans(params: Params, paths: Paths) -> None:
 
 def _show(params: Params, metrics: dict[str, Any]) -> None:
     print(f"{'system':<16} {'F1':>7} {'95 % interval':>18} {'null':>7} {'rescaled':>9} {'empty':>6}")
-    for model in sorted(params.models, key=lambda m: -metrics.get(f"{m}.reply.f1", -1)):
-        f1, low, high, null, rescaled, empty = (
+    f1 = {m: metrics.get(f"{m}.reply.f1") for m in params.models}  # None: all of a model's replies are empty
+    for model in sorted(f1, key=lambda m: (f1[m] is None, -(f1[m] or 0))):
+        mean, low, high, null, rescaled, empty = (
             "-" if (v := metrics.get(f"{model}.reply.{k}")) is None else f"{v:.3f}"
             for k in ("f1", "f1_low", "f1_high", "null", "rescaled", "empty_share")
         )
-        print(f"{model:<16} {f1:>7} {f'{low} to {high}':>18} {null:>7} {rescaled:>9} {empty:>6}")
+        print(f"{model:<16} {mean:>7} {f'{low} to {high}':>18} {null:>7} {rescaled:>9} {empty:>6}")
     if metrics.get("parrot_is_highest"):
         print("Repeating the patient's own words scores highest: BERTScore measures shared words here, not empathy.")

@@ -43,7 +43,7 @@ def load(path: Path) -> dict[str, Label]:
     labels, words = {}, {}
     for name, row in rows.items():
         row, word = row or {}, name.replace("_", " ")
-        label = Label(name, row.get("ja") or row.get("word") or word, tuple(row.get("synonyms") or ()), *_texts(row))
+        label = Label(name, row.get("word") or row.get("ja") or word, tuple(row.get("synonyms") or ()), *_texts(row))
         for word in (name, label.word, *label.synonyms):
             if (other := words.setdefault(word.casefold(), name)) != name:
                 faults.append(f"{path}: {name}: {word!r} stands under {other} too")

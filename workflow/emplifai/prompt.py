@@ -44,7 +44,8 @@ def _wording(name: str) -> Wording:
     found = prompts.load("talk", name)
     wording = Wording(**{key: found[key] for key in Wording._fields})
     try:
-        wording.question.format(labels="")
+        if wording.question.format(labels="") == wording.question.format(labels="*"):
+            raise LookupError
     except (LookupError, ValueError):
         raise UserError(f"prompts/talk-{name}.yaml: question: {{labels}} is its only place; other braces are doubled") from None
     return wording

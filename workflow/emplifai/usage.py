@@ -19,7 +19,9 @@ GPUS = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES")
 
 def now(first: int) -> dict[str, Any]:
     """first: the job's first process. memory: bytes, the sum of the peaks of it and of the processes that it began."""
-    gpus = next((os.environ[name] for name in GPUS if os.environ.get(name)), None)
+    gpus = next((os.environ[name] for name in GPUS if os.environ.get(name)), "")
+    if gpus.startswith("-"):  # how a user hides them all
+        gpus = ""
     used = {"gpus": gpus, "gpu": _gpu(), "memory": sum(map(_peak, _family(first))) or None}
     return {name: value for name, value in used.items() if value}
 

@@ -41,6 +41,7 @@ def _layer() -> type:
 
         def batch_select_indices(self, indices):
             """Where row k stays row k, nothing is copied."""
+            indices = indices.to(self.keys.device)  # layers of one model may lie on several GPUs
             place = indices.new_tensor(range(len(indices)))
             moved = place[indices != place]
             for room in self.rooms:

@@ -112,11 +112,11 @@ class Reader:
         """One pass: what each row's text leaves behind."""
         import torch
 
-        row, cut, layers, _ = batch[0]
+        row, cut, layers = batch[0]
         before, width = shelves.width(cut, shelves.CONTEXT_STEP), shelves.width(len(row.ids) - cut)
         ids = torch.zeros((shelves.height(width), width), dtype=torch.long)
         mask = torch.ones((len(ids), before + width), dtype=torch.long)
-        for k, (row, cut, _, _) in enumerate(batch):
+        for k, (row, cut, _) in enumerate(batch):
             ids[k, : len(row.ids) - cut] = torch.tensor(row.ids[cut:])
             mask[k, : before - cut] = 0
         # The padding behind a text is where a causal model does not see it.
@@ -132,7 +132,7 @@ class Reader:
                 ends[k, row.start - 1 - cut : len(row.ids) - 1 - cut] if row.passage.log_p else None,
                 states[k, row.start - cut : row.end - cut].mean(0) if row.passage.features else None,
             )
-            for k, (row, cut, _, _) in enumerate(batch)
+            for k, (row, cut, _) in enumerate(batch)
         ]
 
     def _pass(self, ids, mask, positions, made, whole: bool) -> tuple[Any, Any]:

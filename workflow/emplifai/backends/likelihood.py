@@ -67,8 +67,8 @@ def answer(questions: Sequence[Question], name: str, judge: JudgeModel, params: 
 def again(questions: Sequence[Question], name: str, judge: JudgeModel, params: Params, paths: Paths) -> Iterator[Judgement]:
     """Two scores of each question and criterion, samples 0 and 1, by proxies fitted and anchored on half of the situations each.
 
-    How far they are apart is the proxy's test-retest noise: it answers the same question always alike, but another draw of
-    situations makes another proxy. Reads nothing that `answer` has not read.
+    How far they are apart, over the square root of 2, is the proxy's test-retest noise: it answers the same question always
+    alike, but another draw of situations makes another proxy. Reads nothing that `answer` has not read.
     """
     criteria = judge.criteria or params.judge.criteria
     texts, fit, anchors, limit = read(questions, name, judge, params, paths)

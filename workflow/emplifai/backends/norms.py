@@ -46,8 +46,8 @@ def _agrees(module: Any, formula: Any) -> bool:
 def _forward(module: Any, formula: Any, x: Any) -> Any:
     import torch
 
-    if torch.is_grad_enabled() and module.weight.requires_grad:
-        return type(module).forward(module, x)  # ours gives no gradient of the weight
+    if x.dtype != module.weight.dtype or (torch.is_grad_enabled() and module.weight.requires_grad):
+        return type(module).forward(module, x)  # ours was tried in the weight's dtype, and gives no gradient of the weight
     return formula(module, x)
 
 

@@ -29,12 +29,11 @@ class Row(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A row, the length of its context, and where that is: the keys and values of a batch of contexts, and its number there."""
+    """A row, the length of its context, and that context's keys and values [heads, tokens, size] of each layer."""
 
     row: Row
     cut: int
     layers: list[tuple[Any, Any]]
-    number: int
 
 
 def batches(rows: list[Row], cut: Callable[[Row], int], read: Callable[[list[list[Row]]], list]) -> Iterator[list[Placed]]:
@@ -47,10 +46,12 @@ def batches(rows: list[Row], cut: Callable[[Row], int], read: Callable[[list[lis
         for contexts in contexts_of_a_length:
             layers = read(contexts)
             for number, members in enumerate(contexts):
+                # a copy, lest a text that waits keeps the keys and values of the whole batch
+                own = [(keys[number].clone(), values[number].clone()) for keys, values in layers]
                 for row in members:
                     length = cut(row)
                     wide = width(len(row.ids) - length)
-                    waiting[wide].append(Placed(row, length, layers, number))
+                    waiting[wide].append(Placed(row, length, own))
                     if len(waiting[wide]) == height(wide):
                         yield waiting.pop(wide)
         yield from waiting.values()  # no more will come behind contexts of this length
@@ -86,6 +87,6 @@ def gathered(batch: list[Placed], rows: int) -> Any:
     made = caches.new(room=0)
     batch = batch + batch[:1] * (rows - len(batch))
     for number in range(len(batch[0].layers)):
-        keys, values = (torch.stack([p.layers[number][k][p.number] for p in batch]) for k in (0, 1))
+        keys, values = (torch.stack([p.layers[number][k] for p in batch]) for k in (0, 1))
         made.update(keys, values, number)
     return made
