@@ -2,7 +2,7 @@
 
 python benchmarks/likelihood.py [--replies 200] [--systems 6] [--peer-replies 16] [--rounds 1] [--model pip:...]
 
-Three criteria: fluency wants log p(reply) without its context, empathy the hidden states of a layer, emotion_empathy log
+Three criteria: fluency wants log p(reply) without its context, empathy the hidden states of two layers, emotion_empathy log
 p(reply) with its context. Peer: model(ids, output_hidden_states=True) for each, one reply at a time, as its documentation has
 it. Both in the dtype that the judge takes here (auto). Replies: those of other dialogues of the corpus, a character more for
 each system. The numbers must agree: log p to 0.05 nats in bfloat16, features to 2 %. Times are of one reply.
@@ -98,8 +98,8 @@ def passes(model: str, replies: int) -> measure.Timed:
             with torch.inference_mode():
                 log_p = [_log_p(made.reader.model, row) for row in (blank, given)]
                 out = made.reader.model(torch.tensor([given.ids]), output_hidden_states=True)
-                states = out.hidden_states[made.reader.layer][0, given.start : given.end].float().numpy()
-            found.append((*log_p, np.concatenate([states.mean(0), states[-1]])))
+                states = [out.hidden_states[layer][0, given.start : given.end].float().numpy() for layer in made.reader.layers]
+            found.append((*log_p, np.concatenate([s.mean(0) for s in states])))
         return measure.Timed(found, watch.read())
 
 

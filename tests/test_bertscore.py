@@ -7,12 +7,14 @@ import random
 import shutil
 
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from conftest import change_params, corpus
 from emplifai.backends.encoder import recommended_layer
 from emplifai.errors import UserError
 from emplifai.params import EMBEDDED, Bertscore
 from emplifai.records import sha256
+from emplifai.statistics import surface
 
 
 def texts(count=40):
@@ -337,3 +339,16 @@ def test_equals_bert_score_on_the_embedded_model(tmp_path):
     AutoModel.from_pretrained(folder, dtype=torch.float32).save_pretrained(tmp_path / "peer")
     pairs = texts(24)
     agree(scored(pairs, EMBEDDED, tmp_path / "cache", 11)[0], peer(pairs, tmp_path / "peer", 11))
+
+
+def test_the_surface_baseline_learns_from_a_sample_whatever_the_order_of_rows(monkeypatch):
+    monkeypatch.setattr(surface, "LEARNT", 20)
+    labels = ["worry", "joy"] * 30
+    texts = [f"{'怖い夜' if label == 'worry' else '嬉しい朝'}{k}" for k, label in enumerate(labels)]
+    asked = ["とても怖い", "とても嬉しい"]
+    learnt = []
+    fit = TfidfVectorizer.fit_transform
+    monkeypatch.setattr(TfidfVectorizer, "fit_transform", lambda self, given, y=None: learnt.append(given) or fit(self, given, y))
+    found = [surface.rank_labels(texts[::step], labels[::step], asked) for step in (1, -1)]
+    assert found[0] == found[1] == [["worry", "joy"], ["joy", "worry"]]
+    assert learnt[0] == learnt[1] and 20 <= len(learnt[0]) <= 22
