@@ -217,6 +217,12 @@ def test_a_wording_of_ones_own_is_checked(monkeypatch, tmp_path):
     (tmp_path / "p/judge-de-v1.yaml").write_text("task: A: B", "utf-8")
     with pytest.raises(UserError, match=r"judge-de-v1\.yaml: not YAML"):
         prompts.load("judge", "de-v1")
+    text = (tmp_path / "p/judge-en-v1.yaml").read_text("utf-8")
+    (tmp_path / "p/judge-mine.yaml").write_text(text.replace("{{", "{").replace("}}", "}"), "utf-8")
+    with pytest.raises(UserError, match=r"judge-mine\.yaml: (user|system).* other braces are doubled"):
+        prompts.load("judge", "mine")
+    with pytest.raises(UserError, match=r"judge-mine\.yaml"):  # before anything runs
+        params.Judge(rubric="mine")
 
 
 def test_its_own_output_comes_out_unchanged(tmp_path):

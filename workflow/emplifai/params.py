@@ -25,6 +25,7 @@ def _wording(kind: str):
     def known(name: str) -> str:
         if name not in prompts.names(kind):
             raise ValueError(f"no workflow/emplifai/prompts/{kind}-{name}.yaml; there are: {', '.join(prompts.names(kind))}")
+        prompts.load(kind, name)
         return name
 
     return AfterValidator(known)
