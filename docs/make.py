@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 HEAD = """# params.yaml
 
 Every key, its values, its default and its meaning. Made from `workflow/emplifai/params.py` by `python docs/make.py`; do not edit.
-A key left out has its default; a key that is not here is an error.
+A key left out has its default (`dvc` wants `data.labels` and `data.prompt` in the file); a key that is not here is an error.
 """
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
 

@@ -21,8 +21,10 @@ def _name(name: str) -> str:
     return name
 
 
-def _wording(kind: str):
+def _wording(kind: str, besides: str = ""):
     def known(name: str) -> str:
+        if name == besides:
+            return name
         if name not in prompts.names(kind):
             raise ValueError(f"no workflow/emplifai/prompts/{kind}-{name}.yaml; there are: {', '.join(prompts.names(kind))}")
         prompts.load(kind, name)
@@ -155,7 +157,7 @@ class Audit(Section):
     situations: Count = Field(
         4, description="test situations whose probes (attacks, wrong emotion, padding) the stage asks too; the command asks all"
     )
-    second_rubric: Literal["auto"] | Annotated[Name, _wording("judge")] | None = Field(
+    second_rubric: Annotated[Name, _wording("judge", "auto")] | None = Field(
         "auto",
         description="another wording that the audit asks references and contrasts in (openai backend); null: none; "
         "auto: en-v1 or ja-v1 where dialogues are in Japanese, else none",
