@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 from dialogue_files import FLAT, GOOD, PATIENT, REPLY, check, dialogue, turns, write
-from emplifai import labels, params, reading
+from emplifai import labels, params, prompt, reading
 from emplifai.errors import UserError
 
 
@@ -221,6 +221,10 @@ def test_a_wording_of_ones_own_is_checked(monkeypatch, tmp_path):
     (tmp_path / "p/judge-mine.yaml").write_text(text.replace("{{", "{").replace("}}", "}"), "utf-8")
     with pytest.raises(UserError, match=r"judge-mine\.yaml: (user|system).* other braces are doubled"):
         prompts.load("judge", "mine")
+    asked = (tmp_path / "p/talk-en-v1.yaml").read_text("utf-8").replace("{labels}", "joy")
+    (tmp_path / "p/talk-mine.yaml").write_text(asked, "utf-8")
+    with pytest.raises(UserError, match=r"talk-mine\.yaml: question: put \{labels\}"):
+        prompt.talk_of(params.Data(prompt="mine"))
     with pytest.raises(UserError, match=r"judge-mine\.yaml"):  # before anything runs
         params.Judge(rubric="mine")
 

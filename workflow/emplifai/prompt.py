@@ -43,11 +43,8 @@ class Talk(NamedTuple):
 def _wording(name: str) -> Wording:
     found = prompts.load("talk", name)
     wording = Wording(**{key: found[key] for key in Wording._fields})
-    try:
-        if wording.question.format(labels="") == wording.question.format(labels="*"):
-            raise LookupError
-    except (LookupError, ValueError):
-        raise UserError(f"prompts/talk-{name}.yaml: question: {{labels}} is its only place; other braces are doubled") from None
+    if "{labels}" not in wording.question:
+        raise UserError(f"prompts/talk-{name}.yaml: question: put {{labels}} where the model is told the emotions")
     return wording
 
 

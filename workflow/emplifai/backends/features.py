@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emplifai.backends import caches, shelves
+from emplifai.backends import caches, norms, shelves
 from emplifai.backends.likelihoods import tree_fits
 from emplifai.backends.shelves import Passage, Placed, Row
 from emplifai.cache import Cache
@@ -45,6 +45,7 @@ class Reader:
         """layers: hidden states that make the features, rising."""
         self.model, self.tokenizer, self.layers, self.cache = model, tokenizer, list(layers), cache
         self.plain_head = is_plain_head(model.requires_grad_(False))
+        norms.in_blocks(model)
         self.blocks = _blocks(model, layers)
         self.shares = tree_fits(model)  # whether a context can be read once for all texts behind it
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize

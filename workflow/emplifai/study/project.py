@@ -87,7 +87,6 @@ def create(folder: Path, params: Params, paths: Paths, plan: Plan) -> dict[str, 
 
 def load(folder: Path) -> Project:
     """Read a project, checking that its files belong together. Raises UserError."""
-
     if not (folder / "design.json").exists():
         raise UserError(f"{folder}: no rating project (no design.json); `emplifai ratings new` draws one")
     design = read_json(folder / "design.json")
