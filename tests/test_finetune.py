@@ -76,12 +76,14 @@ def test_loss_is_on_the_reply_and_the_emotion_only(tiny_model):
 
 
 def test_fast_path_equals_transformers_and_torch(tiny_model, monkeypatch):
-    """Same loss and same gradients as logits of the whole batch and torch's cross-entropy, in uneven chunks."""
+    """Same loss and same gradients as logits of the whole batch and torch's cross-entropy, in uneven chunks and tiles."""
     import torch
 
     settings = Finetune(rank=4, emotion_weight=2.0)
     model, tokenizer = load(tiny_model, settings)
-    monkeypatch.setattr(loss, "CHUNK", 37)
+    words = len(tokenizer)
+    monkeypatch.setattr(loss, "LOGITS", 37 * words * 4)
+    monkeypatch.setattr(loss, "TILE", words // 3 + 1)
     ids, mask, weight = examples.pad(encoded(tokenizer, settings)[:5], "cpu")
     assert loss.is_plain_head(model)
     fast, each = loss.token_losses(model, ids, mask, weight, True)
@@ -204,8 +206,8 @@ def test_same_losses_as_a_plain_loop(tiny_model, tmp_path):
 
 
 def test_early_stop_keeps_the_best(tiny_model, tmp_path):
-    """A rate that ruins the model: the dev loss only rises, the weights before training are kept."""
-    trainer = fit(tiny_model, tmp_path, learning_rate=0.3, warmup=0, epochs=3, evaluate_every=1, early_stop=2)
+    """A rate far too high: the dev loss soon rises; two evaluations later training stops, and the best weights are kept."""
+    trainer = fit(tiny_model, tmp_path, learning_rate=3.0, warmup=0, epochs=3, evaluate_every=1, early_stop=2)
     run = trainer.run
     dev = [row["dev_loss"] for row in run.history if "dev_loss" in row]
     assert run.stopped and run.step < trainer.steps

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-CHUNK = 128  # positions whose logits exist at a time: 128 x 262,144 x 4 bytes = 134 MB for Gemma
+LOGITS = 1 << 28  # bytes of logits that exist at a time: 512 positions of Gemma's 262,144 words in bfloat16
+TILE = 4096  # words at a time: what a processor's cache holds (348 positions in bfloat16: 0.55 s, with all words at once 0.78)
 
 
 def is_plain_head(model: Any) -> bool:
@@ -51,19 +52,15 @@ def chunked(hidden: Any, head: Any, targets: Any, weight: Any) -> tuple[Any, Any
     class Chunked(torch.autograd.Function):
         @staticmethod
         def forward(ctx, hidden):
-            gradient = torch.empty_like(hidden)
-            losses = torch.empty(len(targets), device=hidden.device)
-            for k in range(0, len(targets), CHUNK):
-                part = slice(k, k + CHUNK)
-                logits = (hidden[part].to(head.dtype) @ head.T).float()
-                wanted = logits.gather(1, targets[part, None])[:, 0]
-                most = logits.amax(-1)
-                total = logits.sub_(most[:, None]).exp_().sum(-1)
-                losses[part] = most + total.log() - wanted
-                if ctx.needs_input_grad[0]:  # softmax minus one at the target; in place, for memory is what this waits for
-                    logits.mul_((weight[part] / total)[:, None])
-                    logits[torch.arange(len(logits), device=logits.device), targets[part]] -= weight[part]
-                    gradient[part] = (logits.to(head.dtype) @ head).to(gradient.dtype)
+            gradient, losses = torch.empty_like(hidden), torch.empty(len(targets), device=hidden.device)
+            step = max(1, LOGITS // (len(head) * head.element_size()))
+            for k in range(0, len(targets), step):
+                part = slice(k, k + step)
+                rows = hidden[part].to(head.dtype)
+                logits, norm = _logits(rows, head)
+                losses[part] = norm - logits.gather(1, targets[part, None])[:, 0]
+                if ctx.needs_input_grad[0]:
+                    gradient[part] = _gradient(logits, norm, head, targets[part], weight[part])
             ctx.save_for_backward(gradient)
             ctx.mark_non_differentiable(losses)
             return (losses * weight).sum(), losses
@@ -74,3 +71,34 @@ def chunked(hidden: Any, head: Any, targets: Any, weight: Any) -> tuple[Any, Any
             return gradient * upstream.to(gradient.dtype)
 
     return Chunked.apply(hidden)
+
+
+def _logits(rows: Any, head: Any) -> tuple[Any, Any]:
+    """Logits [n, vocabulary] in the dtype of the head, and the log of the sum of their exp [n] in float32."""
+    import torch
+
+    logits, norms = rows.new_empty(len(rows), len(head)), []
+    for words in _tiles(head):
+        tile = rows @ head[words].T
+        logits[:, words] = tile
+        norms.append(tile.float().logsumexp(-1))
+    return logits, torch.stack(norms).logsumexp(0)
+
+
+def _gradient(logits: Any, norm: Any, head: Any, targets: Any, weight: Any) -> Any:
+    """Of the weighted losses by the hidden states [n, d], in float32: (softmax minus one at the target) times the head."""
+    import torch
+
+    total = torch.zeros(len(logits), head.shape[1], device=head.device)
+    for words in _tiles(head):
+        tile = logits[:, words].float().sub_(norm[:, None]).exp_()
+        here = torch.nonzero((targets >= words.start) & (targets < words.stop))[:, 0]
+        tile[here, targets[here] - words.start] -= 1
+        total += tile.mul_(weight[:, None]).to(head.dtype) @ head[words]
+    return total
+
+
+def _tiles(head: Any) -> list[slice]:
+    """Words of the vocabulary at a time: on a processor what its cache holds, on a GPU all."""
+    size = TILE if head.device.type == "cpu" else len(head)
+    return [slice(k, k + size) for k in range(0, len(head), size)]

@@ -139,7 +139,7 @@ def _load(place: str, revision: str | None, dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    memory.keep_freed()
+    memory.tune()
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)

@@ -23,7 +23,7 @@ def load(entry: Model, adapter: Path | None = None, device: str | None = None, d
     device: "cpu", "cuda", "cuda:1", or "auto" to spread over all GPUs; None: a GPU where there is one.
     dtype: instead of the entry's. Nothing is ever downloaded here. Raises UserError for all that a user can mend.
     """
-    memory.keep_freed()
+    memory.tune()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
     place = folder(entry)
     check_files(place)
