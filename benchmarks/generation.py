@@ -84,7 +84,7 @@ def ours(name: str, dtype: str, count: int, longest: int, shots: int, batch_toke
     with torch.inference_mode():
         reader = batches.Reader(model)
         reader.share(prompts)
-        for batch in batches.plan([len(p) for p in prompts], batches.by_budget(batch_tokens, longest)):
+        for batch in decoding.batches(prompts, batch_tokens, how, "cpu" if not _gpu() else "cuda"):
             written = decoding._decode(reader, [prompts[i] for i in batch], [0] * len(batch), how, stops, lambda note: None)
             for i, row in zip(batch, written, strict=True):
                 ids[i] = row

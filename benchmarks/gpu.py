@@ -243,7 +243,7 @@ def ours_write(model: Any, prompts: list[list[int]], size: Size) -> list[list[in
     budget = 131_072 if gpu() else Generate().batch_tokens
     with torch.inference_mode():
         reader = batches.Reader(model)
-        for batch in batches.plan([len(p) for p in prompts], batches.by_budget(budget, size.tokens)):
+        for batch in decoding.batches(prompts, budget, how, "cuda"):
             some = [prompts[i] for i in batch]
             written = decoding._decode(reader, some, [0] * len(some), how, frozenset(), lambda note: None)
             for i, found in zip(batch, written, strict=True):

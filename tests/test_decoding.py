@@ -5,7 +5,7 @@ import torch
 
 from conftest import TALK, dialogues
 from emplifai import prompt
-from emplifai.backends import batches, decoding, likelihoods, weights
+from emplifai.backends import batches, caches, decoding, likelihoods, weights
 from emplifai.params import Model
 
 LABELS = TALK.labels
@@ -82,10 +82,11 @@ def peer(model, row, how, stops) -> list[int]:
     return out[0, len(row) :].tolist()
 
 
-@pytest.mark.parametrize("penalty,ngram", [(1.0, 0), (1.3, 0), (1.15, 3)])
-def test_greedy_is_transformers_generate(loaded, penalty, ngram):
+@pytest.mark.parametrize("penalty,ngram,shots", [(1.0, 0, 0), (1.3, 0, 1), (1.15, 3, 0), (1.0, 0, 1)])
+def test_greedy_is_transformers_generate(loaded, penalty, ngram, shots):
+    """Also behind an exemplar that all prompts begin with: its keys exist once, and the window sees none or a part of it."""
     model, tokenizer = loaded
-    rows = prompts(tokenizer)
+    rows = prompts(tokenizer, shots=tuple(dialogues(4, 1)[:shots]))
     how = decoding.Decoding(24, repetition_penalty=penalty, no_repeat_ngram=ngram)
     free = [peer(model, row, how, {2}) for row in rows]
     stops = frozenset({2, free[0][5], free[3][9]})  # tokens that do occur, so that rows leave at different steps
@@ -96,7 +97,26 @@ def test_greedy_is_transformers_generate(loaded, penalty, ngram):
         shared = decoding._decode(reader, rows, [0] * len(rows), how, stops, lambda text: None)
     expected = [peer(model, row, how, stops) for row in rows]
     assert alone == expected and shared == expected
-    assert len({len(row) for row in expected}) > 1
+    assert reader._once == bool(shots)
+    assert shots or len({len(row) for row in expected}) > 1
+
+
+@pytest.mark.parametrize("why", ["its attention sees its own keys only", "it raises", "not SDPA's"])
+def test_a_model_that_cannot_share_keys_gets_copies(loaded, monkeypatch, why):
+    model, tokenizer = loaded
+    rows, how = prompts(tokenizer, shots=tuple(dialogues(4, 1)[:1])), decoding.Decoding(12)
+    expected = [peer(model, row, how, {2}) for row in rows]
+    before = model.config._attn_implementation
+    if why == "not SDPA's":
+        model.set_attn_implementation("eager")
+    else:
+        monkeypatch.setattr(caches, "behind", (lambda beginning: caches.new()) if "own" in why else None)
+    reader = batches.Reader(model)
+    reader.share(rows)
+    assert reader._prefix and not reader._once
+    with torch.inference_mode():
+        assert decoding._decode(reader, rows, [0] * len(rows), how, frozenset({2}), lambda text: None) == expected
+    model.set_attn_implementation(before)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

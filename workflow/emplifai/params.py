@@ -130,7 +130,9 @@ class Generate(Section):
     samples: Positive = Field(1, description="replies a dialogue; above 1 wants a temperature")
     emotion_in_prompt: bool = Field(False, description="tell the model the patient's emotion when it replies")
     emotion: Emotion = Emotion()
-    batch_tokens: Positive = Field(32768, description="tokens of a batch, prompt and reply")
+    batch_tokens: Positive = Field(
+        32768, description="tokens of a batch, prompt and reply; on a processor what all prompts begin with is not counted"
+    )
     shards: Positive = Field(1, description="jobs that a transformers model's work is spread over; the files are the same")
     max_in_flight: Positive = Field(8, description="requests at once (openai backend)")
     timeout: Annotated[float, Field(gt=0)] = Field(120, description="seconds a request (openai backend)")

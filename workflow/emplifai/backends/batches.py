@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emplifai.backends import caches, norms
+from emplifai.backends import caches, masks, norms, prefix
 
 SHARED_FROM = 16  # tokens; a shorter common beginning is not worth a pass of its own
 
@@ -39,7 +39,7 @@ def common(rows: Sequence[list[int]]) -> list[int]:
 
 @dataclass
 class Batch:
-    """A batch after its prompts were read. Shapes: mask [rows, width]; lengths [rows]; logits [rows, kept, vocabulary]."""
+    """A batch after its prompts were read: mask [rows, keys of each], lengths [rows], logits [rows, kept, vocabulary]."""
 
     cache: Any
     mask: Any
@@ -62,16 +62,31 @@ class Reader:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._prefix: list[int] = []
         self._cache: Any = None
+        self._once = False  # whether all rows attend to one copy of what they share
 
     def share(self, rows: Sequence[list[int]]) -> None:
         """Read what the rows have in common, for the batches to come."""
         import torch
 
-        self._prefix, self._cache = common(rows), None
+        self._prefix, self._cache, self._once = common(rows), None, False
         if self._prefix:
             ids = torch.tensor([self._prefix], device=self.device)
             self._cache = caches.new()
-            self.forward(ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=self.device)[None], self._cache, 1)
+            with torch.inference_mode():
+                self.forward(ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=self.device)[None], self._cache, 1)
+                self._once = prefix.install(self.model) and self._agrees(sorted(rows, key=len)[:2])
+
+    def _agrees(self, rows: Sequence[list[int]]) -> bool:
+        """Whether attention to keys that exist once gives what attention to copies gives: a family may do it in its own way."""
+        import torch
+
+        copied = self.read(rows).logits.float()
+        self._once = True
+        try:
+            once = self.read(rows).logits.float()
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return False
+        return bool(torch.allclose(once, copied, rtol=0, atol=5e-2 * float(copied.abs().max())))
 
     def read(self, rows: Sequence[list[int]], keep: int = 1) -> Batch:
         """Read whole rows; logits at their last `keep` positions."""
@@ -80,25 +95,43 @@ class Reader:
         longest = max(map(len, rows))
         pad = [longest - len(row) for row in rows]
         shared = len(self._prefix)
-        if keep > longest - shared or max(pad) > shared:
+        if keep > longest - shared or (max(pad) > shared and not self._once):
             shared = 0  # the new tokens alone do not give what is asked for
-        cache = self._shifted(pad) if shared else caches.new()
-        # a shorter row reads the end of the shared part again: that fills its place instead of padding
-        new = [([0] * p + row)[shared:] for p, row in zip(pad, rows, strict=True)]
-        ids = torch.tensor(new, device=self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        index = torch.arange(longest, device=self.device)[None]
-        mask = (index >= longest - lengths[:, None]).long()
-        positions = (index - (longest - lengths[:, None])).clamp(min=0)[:, shared:]
-        return Batch(cache, mask, lengths, self.forward(ids, mask, positions, cache, keep))
+        places = torch.arange(longest, device=self.device)[None] - (longest - lengths[:, None])
+        if shared and self._once:
+            cache = caches.behind(self._cache)
+            new = [[0] * p + row[shared:] for p, row in zip(pad, rows, strict=True)]
+            mask = (places[:, shared:] >= shared).long()
+        else:
+            cache = self._shifted(pad) if shared else caches.new()
+            # a shorter row reads the end of the shared part again: that fills its place instead of padding
+            new = [([0] * p + row)[shared:] for p, row in zip(pad, rows, strict=True)]
+            mask = (places >= 0).long()
+        ids = torch.tensor(new, device=self.device)
+        return Batch(cache, mask, lengths, self.forward(ids, mask, places.clamp(min=0)[:, shared:], cache, keep))
 
     def forward(self, ids: Any, mask: Any, positions: Any, cache: Any, keep: int) -> Any:
-        """Logits [rows, keep, vocabulary] of the last `keep` positions, in the model's dtype."""
+        """Logits [rows, keep, vocabulary] of the last `keep` positions, in the model's dtype.
+
+        mask [rows, keys], without what the rows share where it exists once; or as the model takes it (masks.py).
+        """
         more = {"logits_to_keep": keep} if self._keeps else {}
+        shared = caches.shared(cache)
+        if shared and not isinstance(mask, dict) and mask.dim() == 2:
+            mask = self._causal(mask, positions, shared)
         out = self.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **more
         )
         return out.logits[:, -keep:]
+
+    def _causal(self, mask: Any, positions: Any, shared: int) -> Any:
+        """The mask of a pass behind `shared` tokens. mask [rows, keys]: the rows' own tokens, the newest last."""
+        import torch
+
+        index = torch.arange(mask.shape[1], device=self.device)
+        see = mask.bool()[:, None] & (index[None] <= index[-positions.shape[1] :, None])
+        return masks.additive(self.model, see, positions, positions[:, -1:] - index.flip(0)[None], shared)
 
     def _shifted(self, pad: list[int]) -> Any:
         """The shared part's cache for each row, moved right by the row's padding."""
@@ -110,11 +143,6 @@ class Reader:
             where = index.clamp(min=0).to(layer.keys.device)
             cache.update(layer.keys[0][:, where].transpose(0, 1), layer.values[0][:, where].transpose(0, 1), number)
         return cache
-
-
-def by_budget(tokens: int, more: int = 0) -> Callable[[int, int], bool]:
-    """A `fits` for plan: rows * (longest + more) within a number of tokens."""
-    return lambda rows, longest: rows * (longest + more) <= tokens
 
 
 def chunks(batches: list[list[int]], wanted: set[int]) -> Iterator[list[int]]:

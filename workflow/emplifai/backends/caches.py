@@ -17,6 +17,21 @@ def new(room: int = ROOM) -> Any:
     return made
 
 
+def behind(beginning: Any) -> Any:
+    """An empty cache for rows that all follow on a beginning, the one row of another cache (prefix.py)."""
+    from transformers import DynamicCache
+
+    made = DynamicCache()
+    made.layers = [_layer()((layer.keys, layer.values)) for layer in beginning.layers]
+    return made
+
+
+def shared(cache: Any) -> int:
+    """How many tokens the rows of a cache share, besides what it holds of each."""
+    prefix = getattr(cache.layers[0], "prefix", None) if cache.layers else None
+    return prefix[0].shape[-2] if prefix else 0
+
+
 def remaining(stay: Sequence[int]) -> list[int]:
     """The rows that stay, the last ones in the places of those that leave: few rows move."""
     kept = set(stay)
@@ -29,7 +44,11 @@ def _layer() -> type:
     from transformers.cache_utils import DynamicLayer
 
     class Roomy(DynamicLayer):
-        """keys, values [rows, heads, tokens, size] are views of larger tensors."""
+        """keys, values [rows, heads, tokens, size] are views of larger tensors; prefix: keys, values of what stands before."""
+
+        def __init__(self, prefix=None):
+            super().__init__()
+            self.prefix = prefix
 
         def update(self, key_states, value_states, *args, **kwargs):
             if not self.is_initialized:
@@ -51,6 +70,7 @@ def _layer() -> type:
 
         def _show(self, length):
             self.keys, self.values = (room[:, :, :length] for room in self.rooms)
+            self.keys.prefix = self.prefix
             return self.keys, self.values
 
     return Roomy

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from emplifai.backends import caches
-from emplifai.backends.batches import Reader
+from emplifai.backends.batches import Reader, common, plan
 from emplifai.prompt import encode_piece
 from emplifai.records import digest
 
@@ -35,6 +35,16 @@ class Written(NamedTuple):
     text: str  # stripped
     finish_reason: str  # stop | length | empty
     tokens: int  # generated, the end included
+
+
+def batches(prompts: Sequence[list[int]], batch_tokens: int, decoding: Decoding, device: str) -> list[list[int]]:
+    """Indices of prompts that are continued together: within a number of tokens that the model keeps.
+
+    On a processor what all prompts begin with is kept once (prefix.py), and not counted.
+    """
+    shared = len(common(prompts)) if device == "cpu" else 0
+    own = [len(prompt) - shared for prompt in prompts]
+    return plan(own, lambda rows, longest: rows * (longest + decoding.max_new_tokens) <= batch_tokens)
 
 
 def write(

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emplifai.backends import caches, norms, shelves
-from emplifai.backends.likelihoods import tree_fits
+from emplifai.backends import caches, masks, norms, shelves
 from emplifai.backends.shelves import Passage, Placed, Row
 from emplifai.cache import Cache
 from emplifai.loss import is_plain_head
@@ -47,7 +46,7 @@ class Reader:
         self.plain_head = is_plain_head(model.requires_grad_(False))
         norms.in_blocks(model)
         self.blocks = _blocks(model, layers)
-        self.shares = tree_fits(model)  # whether a context can be read once for all texts behind it
+        self.shares = masks.suffice(model)  # whether a context can be read once for all texts behind it
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         shapes = (shelves.STEP, shelves.CONTEXT_STEP, shelves.BATCH_TOKENS, HEAD_ROWS, TILE)
         self._key = [fingerprint, str(model.dtype), "mean", self.layers, *shapes]

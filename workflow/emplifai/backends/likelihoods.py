@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from emplifai.backends import caches, masks
 from emplifai.backends.batches import Reader, plan
 from emplifai.prompt import encode, encode_piece
 
@@ -82,7 +83,7 @@ class Choices:
         """log p of each answer after each prompt, in nats; one batch. Equal to one pass a pair of prompt and answer."""
         import torch
 
-        if not tree_fits(reader.model):
+        if not masks.suffice(reader.model):
             return [[score(reader, [(p, a)])[0] for a in self.answers] for p in prompts]
         with torch.inference_mode():
             batch = reader.read(prompts)
@@ -117,36 +118,5 @@ class Choices:
         family = torch.tensor([[n[: len(m)] == m for m in self.nodes] for n in self.nodes], device=device)
         see = torch.cat([batch.mask.bool()[:, None].expand(-1, len(depth), -1), family.expand(rows, -1, -1)], 2)
         before = torch.arange(width, device=device)[None] - (width - batch.lengths[:, None])
-        distance = at[:, :, None] - torch.cat([before, at], 1)[:, None]
-        masks = attention(reader.model, see, distance)
-        return reader.forward(ids, masks, at, batch.cache, len(self.nodes))
-
-
-def tree_fits(model: Any) -> bool:
-    """Whether all layers are plain attention, so that a mask of our own says all."""
-    types = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
-    flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))
-    return set(types) <= {"full_attention", "sliding_attention"} and not flash
-
-
-def attention(model: Any, see: Any, distance: Any) -> Any:
-    """The mask as the model wants it: additive [rows, 1, queries, keys], or one for each type of layer.
-
-    see [rows, queries, keys]: what may be seen at all; distance: in tokens, for the layers with a sliding window.
-    """
-    import torch
-
-    config = model.config.get_text_config()
-    types = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-
-    def additive(seen):
-        low = torch.finfo(model.dtype).min
-        return torch.where(seen, 0.0, low).to(model.dtype)[:, None]
-
-    sliding = additive(see & (distance < window)) if window else None
-    if types and len(set(types)) > 1:
-        return {"full_attention": additive(see), "sliding_attention": sliding}
-    if sliding is not None and (types is None or types[0] == "sliding_attention"):
-        return sliding
-    return additive(see)
+        mask = masks.additive(reader.model, see, at, torch.cat([before, at], 1), caches.shared(batch.cache))
+        return reader.forward(ids, mask, at, batch.cache, len(self.nodes))

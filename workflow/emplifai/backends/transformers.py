@@ -112,7 +112,7 @@ class Transformers:
         rows = [(d, given, self._ids(given), sample) for d, given in told for sample in range(samples)]
         settings = how.settings()
         keys = [self._key("text", [ids, sample], settings) for _, _, ids, sample in rows]
-        plan = batches.plan([len(r[2]) for r in rows], batches.by_budget(self.generate.batch_tokens, how.max_new_tokens))
+        plan = decoding.batches([r[2] for r in rows], self.generate.batch_tokens, how, self.device)
 
         def compute(batch: list[int]) -> list[dict[str, Any]]:
             some = [rows[i] for i in batch]
