@@ -32,7 +32,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def signatures(texts: list[str]):
-    """MinHash signatures as datasketch computes them from the 32-bit hashes of trigram_hashes: uint32 [texts, 128]."""
+    """Of folded texts: MinHash signatures as datasketch computes them from the 32-bit hashes of trigram_hashes: uint32 [texts, 128]."""
     import numpy as np
 
     hashes, starts = trigram_hashes(texts)
@@ -49,12 +49,12 @@ def signatures(texts: list[str]):
 
 
 def trigram_hashes(texts: list[str]) -> tuple[Any, Any]:
-    """32-bit hashes of the trigrams of all texts, and where each text's begin."""
+    """32-bit hashes of the trigrams of all texts (folded), and where each text's begin."""
     import numpy as np
 
-    folded = [t if len(t) > 2 else t.ljust(3, "\0") for t in map(fold, texts)]
-    lengths = np.array([len(t) for t in folded])
-    points = np.frombuffer("".join(folded).encode("utf-32-le"), np.uint32)
+    padded = [t if len(t) > 2 else t.ljust(3, "\0") for t in texts]
+    lengths = np.array([len(t) for t in padded])
+    points = np.frombuffer("".join(padded).encode("utf-32-le"), np.uint32)
     one, two, three = (np.uint32(m) for m in _MIX)
     hashes = points[:-2] * one + points[1:-1] * two + points[2:] * three
     ends = np.cumsum(lengths)
@@ -71,7 +71,7 @@ def _permutations():
 
 
 class NearDuplicates:
-    """Texts are added one by one; then pairs() says which are near duplicates. `folder` holds the keys meanwhile."""
+    """Folded texts are added one by one; then pairs() says which are near duplicates. `folder` holds the keys meanwhile."""
 
     def __init__(self, threshold: float, folder: Path):
         from datasketch import MinHashLSH
@@ -82,6 +82,7 @@ class NearDuplicates:
         self._texts: list[str] = []
 
     def add(self, text: str) -> None:
+        """text: as japanese.fold makes it."""
         self._texts.append(text)
         self.count += 1
         if len(self._texts) == BATCH:

@@ -7,8 +7,8 @@ import unicodedata
 # model learns to write; "nfkc-ja" leaves these characters alone. Letters, digits and half-width kana change as NFKC says.
 KEPT = "！？…‥～（）：；，．゛゜％＆＋＝／＜＞［］｛｝＊＃"
 _PARTS = re.compile(f"[^{re.escape(KEPT)}]+")
-_KANA = re.compile("[ぁ-ゖァ-ヺー]")
-_HAN = re.compile("[々〆一-鿿㐀-䶿]")
+_KANA = re.compile("[ぁ-ゖァ-ヺー]+")
+_HAN = re.compile("[々〆一-鿿㐀-䶿]+")
 _BROKEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\uf8f0-\uf8f3\ud800-\udfff]"
 )  # f8f0-f8f3: what cp932 makes of stray bytes
@@ -40,10 +40,11 @@ def is_japanese(text: str) -> bool:
     Of 10 letters and more at least 30% are kana or kanji; of 20 and more at least 5% are kana. Shorter texts pass: a
     turn may be "OK" or a list of kanji.
     """
+    kana = len("".join(_KANA.findall(text)))
+    if kana >= 0.3 * len(text):
+        return True
     letters = sum(map(str.isalpha, text))
-    if letters < 10:
+    if letters < 10 or kana >= 0.3 * letters:
         return True
-    kana = len(_KANA.findall(text))
-    if kana >= 0.3 * letters:
-        return True
-    return kana + len(_HAN.findall(text)) >= 0.3 * letters and (letters < 20 or kana >= 0.05 * letters)
+    han = len("".join(_HAN.findall(text)))
+    return kana + han >= 0.3 * letters and (letters < 20 or kana >= 0.05 * letters)

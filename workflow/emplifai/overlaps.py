@@ -78,16 +78,16 @@ class Overlaps:
         self._rows = Columns(folder, id="Q", situation="Q", meaning="Q", words="Q")
         self._shared = Columns(folder, text="Q", row="L")
 
-    def add(self, record: dict[str, Any]) -> None:
-        folded = [fold(turn["text"]) for turn in record["turns"]]
-        situation = key(record["situation_id"])
+    def add(self, record: dict[str, Any], said: list[str]) -> None:
+        """said: the texts of its turns, folded."""
+        situation, told = key(record["situation_id"]), fold(record["situation"])
         self._rows.append(
             id=key(record["dialogue_id"]),
             situation=situation,
-            meaning=key(f"{record['emotion']}\n{fold(record['situation'])}"),
-            words=key("\n".join(folded)),
+            meaning=key(f"{record['emotion']}\n{told}"),
+            words=key("\n".join(said)),
         )
-        for text in (*folded, fold(record["situation"])):
+        for text in (*said, told):
             if len(text) >= SHARED:
                 self._shared.append(text=key(text), row=self.count)
         self.count += 1

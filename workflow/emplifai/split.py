@@ -18,6 +18,7 @@ from typing import Any
 
 from emplifai import provenance
 from emplifai.errors import UserError
+from emplifai.japanese import fold
 from emplifai.params import Params, Split
 from emplifai.paths import Paths
 from emplifai.records import Dialogue, atomic, file_sha256, read_jsonl, write_json
@@ -157,7 +158,7 @@ def joined(table: Table, threshold: float) -> dict[str, str]:
         closing(NearDuplicates(threshold, Path(folder))) as near,
     ):
         for dialogue in table.dialogues(range(len(table.ids))):
-            near.add("\n".join(t.text for t in dialogue.turns))
+            near.add(fold("\n".join(t.text for t in dialogue.turns)))
         for one, other, _ in near.pairs(words):
             first, second = sorted((root(table.situations[one]), root(table.situations[other])))
             names[second] = first

@@ -17,6 +17,7 @@ from emplifai import labels, personal, provenance, reading
 from emplifai.checks import Checker
 from emplifai.duplicates import NearDuplicates
 from emplifai.errors import UserError
+from emplifai.japanese import fold
 from emplifai.overlaps import Columns, Overlaps, words
 from emplifai.params import Params
 from emplifai.paths import Paths
@@ -73,8 +74,9 @@ class Validation:
             if not self.files or self.files[-1] != row.file:
                 self.files.append(row.file)
             if not faults:
-                self.overlaps.add(record)
-                self.near.add(words(record))
+                said = [fold(turn["text"]) for turn in record["turns"]]
+                self.overlaps.add(record, said)
+                self.near.add("".join(said))
             line = record if not faults else self._reject(row.file, row.line, row.fields or row.raw, faults)
             self.columns.append(
                 good=not faults,
