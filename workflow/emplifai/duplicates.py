@@ -32,7 +32,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def signatures(texts: list[str]):
-    """Of folded texts: MinHash signatures as datasketch computes them from the 32-bit hashes of trigram_hashes: uint32 [texts, 128]."""
+    """MinHash signatures of folded texts, as datasketch computes them from trigram_hashes: uint32 [texts, 128]."""
     import numpy as np
 
     hashes, starts = trigram_hashes(texts)
