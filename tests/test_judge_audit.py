@@ -160,15 +160,22 @@ def test_a_judge_that_is_asked_in_english_is_asked_again_in_japanese(study, call
         assert server.bodies and all(english(body) for body in server.bodies)
 
 
-def test_a_limit_of_what_was_not_measured_fails(study, call):
+def test_a_limit_of_what_is_not_measured_is_refused_before_a_question_is_paid_for(study, call):
     with FaultServer(answer=lambda body: verdict(3)) as server:
         judge_at(study, server.url)
-        change_params(
-            study, judge__audit={"situations": 0, "max_leak_rate": 0.1, "max_wording_noise": 1, "min_contrast_auc": 0.9}
-        )
+        change_params(study, judge__audit={"situations": 0, "max_leak_rate": 0.1, "second_rubric": None, "max_wording_noise": 1})
         said = call("judge", "--judge", "llm", ok=False).stderr
-    assert "max_leak_rate is set, but nothing of the kind was measured: it needs judge.audit.situations above 0" in said
-    assert "max_wording_noise is set, but" in said and "empathy.least_contrast_auc is 0.5, below" in said
+        assert not server.bodies
+    for key in ("max_leak_rate needs judge.audit.situations", "max_wording_noise needs judge.audit.situations"):
+        assert f"judge.audit.{key} above 0" in said
+    assert "judge.audit.max_wording_noise needs a judge.audit.second_rubric" in said
+
+
+def test_a_limit_that_is_not_kept_fails(study, call):
+    with FaultServer(answer=lambda body: verdict(3)) as server:
+        judge_at(study, server.url)
+        change_params(study, judge__audit={"situations": 0, "min_contrast_auc": 0.9})
+        assert "empathy.least_contrast_auc is 0.5, below" in call("judge", "--judge", "llm", ok=False).stderr
 
 
 def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):

@@ -326,6 +326,20 @@ class Params(Section):
             raise ValueError("judges.between: this name is taken: it stands in metrics.json for all judges together")
         return self
 
+    @model_validator(mode="after")
+    def _limits_are_measured(self):
+        """Said before a judge is asked: answers cost money."""
+        audit, faults = self.judge.audit, []
+        if not audit.situations:
+            set_ = [key for key in ("max_leak_rate", "max_wording_noise") if getattr(audit, key) is not None]
+            faults += [f"judge.audit.{key} needs judge.audit.situations above 0" for key in set_ if self.judges]
+        asked = any(judge.backend == "openai" for judge in self.judges.values())
+        if audit.max_wording_noise is not None and asked and not self.second_rubric:
+            faults.append("judge.audit.max_wording_noise needs a judge.audit.second_rubric, for example en-v1")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
     @property
     def tuned(self) -> list[str]:
         """Names of the models that the finetune stage trains."""
