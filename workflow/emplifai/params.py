@@ -330,11 +330,11 @@ class Params(Section):
     def _limits_are_measured(self):
         """Said before a judge is asked: answers cost money."""
         audit, faults = self.judge.audit, []
-        if not audit.situations:
-            set_ = [key for key in ("max_leak_rate", "max_wording_noise") if getattr(audit, key) is not None]
-            faults += [f"judge.audit.{key} needs judge.audit.situations above 0" for key in set_ if self.judges]
-        asked = any(judge.backend == "openai" for judge in self.judges.values())
-        if audit.max_wording_noise is not None and asked and not self.second_rubric:
+        asked = any(judge.backend == "openai" for judge in self.judges.values())  # the others are asked in no words
+        for key, meant in (("max_leak_rate", bool(self.judges)), ("max_wording_noise", asked)):
+            if meant and getattr(audit, key) is not None and not audit.situations:
+                faults.append(f"judge.audit.{key} needs judge.audit.situations above 0")
+        if asked and audit.max_wording_noise is not None and not self.second_rubric:
             faults.append("judge.audit.max_wording_noise needs a judge.audit.second_rubric, for example en-v1")
         if faults:
             raise ValueError("; ".join(faults))
