@@ -28,6 +28,7 @@ def write(path):
         for (emotion, (place, patient, supporter)), (m, matter) in itertools.product(EMOTIONS.items(), enumerate(MATTERS)):
             for k, more in enumerate(("; I could not sleep.", ", and I told my sister about it.")):
                 about = [f"{emotion}-{m}-{k}", f"{emotion}-{m}", emotion, f"{place}, because of {matter}."]
+                more = " Write to me: me@example.org." if (emotion, m, k) == ("worry", 0, 0) else more
                 table.writerow([*about, patient.format(matter) + more, supporter.format(matter) + " Tell me more." * k])
 
 
@@ -44,6 +45,7 @@ def test_nothing_that_it_writes_holds_a_word_of_japanese(tmp_path):
         data__prompt="en-v1",
         judge__rubric="en-v1",
         validate__language="any",
+        validate__personal_data="mask",
         report__title="A study in English",
     )
     runner(project)("snakemake", "--cores", "2", "all", **THREADS)
@@ -53,5 +55,6 @@ def test_nothing_that_it_writes_holds_a_word_of_japanese(tmp_path):
     found = {str(name): words for name, text in texts.items() if (words := JAPANESE.findall(text))}
     assert not found
     read = {str(name): text for name, text in texts.items()}
+    assert "Write to me: [e-mail address]." in read["results/validate/dialogues.jsonl"]
     assert '<html lang="en"' in read["results/report/index.html"]
     assert "\nreference,reply,worry," in read["results/bertscore/emotions.csv"]

@@ -66,7 +66,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize(("text", "masked"), PERSONAL)
 def test_personal_data_is_found_and_masked(text, masked):
-    assert personal.mask(text) == masked
+    assert personal.mask(text, "ja") == masked
 
 
 @pytest.mark.parametrize("text", HARMLESS)

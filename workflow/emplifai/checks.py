@@ -116,7 +116,8 @@ class Checker:
             self._faults.extend(f"{where}: {kind} (validate.personal_data: reject)" for kind in dict.fromkeys(kinds))
         if self.settings.personal_data != "mask":
             return text
-        return personal.mask(f"{key}: {text}").split(": ", 1)[1] if key else personal.mask(text)
+        masked = personal.mask(f"{key}: {text}" if key else text, self.settings.language)
+        return masked.split(": ", 1)[1] if key else masked
 
     def _turns(self, fields: dict[str, Any], extra: dict[str, Any]) -> list[dict[str, str]]:
         turns = fields.get("turns")

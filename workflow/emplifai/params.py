@@ -72,7 +72,9 @@ class Validate(Section):
     near_duplicate: Annotated[float, Field(ge=0.5, le=1)] = Field(
         0.9, description="Jaccard similarity of character trigrams of near duplicates; the split keeps them on one side"
     )
-    personal_data: Literal["reject", "mask", "allow"] = Field("reject", description="what to do with phone numbers, e-mails, ids")
+    personal_data: Literal["reject", "mask", "allow"] = Field(
+        "reject", description="what to do with phone numbers, e-mails, ids; masks are Japanese words where language is ja"
+    )
     situations_per_emotion: Count | None = Field(None, description="the grid you expect; null: not checked")
     dialogues_per_situation: Count | None = Field(None, description="the grid you expect; null: not checked")
     max_reject_share: Share = Field(0.0, description="more rejects than this fail the stage")

@@ -79,8 +79,8 @@ def find(text: str) -> list[tuple[int, int, str]]:
     return sorted(kept)
 
 
-def mask(text: str) -> str:
-    """The text with a name of its kind in place of each piece of personal data."""
+def mask(text: str, language: str) -> str:
+    """The text with a name of its kind in place of each piece of personal data; in Japanese where `language` is "ja"."""
     for start, end, kind in reversed(find(text)):
-        text = text[:start] + MASKS[kind] + text[end:]
+        text = text[:start] + (MASKS[kind] if language == "ja" else f"[{kind}]") + text[end:]
     return text

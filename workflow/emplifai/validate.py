@@ -98,7 +98,7 @@ class Validation:
             "line": line,
             "dialogue_id": name,
             "reasons": faults,
-            "row": row if self.settings.personal_data == "allow" else _masked(row),
+            "row": row if self.settings.personal_data == "allow" else _masked(row, self.settings.language),
         }
 
     # between rows
@@ -236,18 +236,18 @@ def _reason(fault: str) -> str:
     return field if fault.partition(":")[0] and " " not in head else "unreadable"
 
 
-def _masked(value: Any) -> Any:
+def _masked(value: Any, language: str) -> Any:
     if isinstance(value, dict):
-        return {k: _masked_under(str(k), v) for k, v in value.items()}
+        return {k: _masked_under(str(k), v, language) for k, v in value.items()}
     if isinstance(value, list):
-        return [_masked(v) for v in value]
-    return personal.mask(value) if isinstance(value, str) else value
+        return [_masked(v, language) for v in value]
+    return personal.mask(value, language) if isinstance(value, str) else value
 
 
-def _masked_under(name: str, value: Any) -> Any:
+def _masked_under(name: str, value: Any, language: str) -> Any:
     if isinstance(value, str | int) and not isinstance(value, bool) and personal.find(f"{name}: {value}"):
-        return personal.mask(f"{name}: {value}").split(": ", 1)[-1]
-    return _masked(value)
+        return personal.mask(f"{name}: {value}", language).split(": ", 1)[-1]
+    return _masked(value, language)
 
 
 def _conclude(work: Validation, params: Params, paths: Paths) -> None:
