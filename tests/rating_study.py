@@ -1,7 +1,6 @@
 """A small rating study for the tests: dialogues and replies of the corpus, a server, and raters who speak HTTP."""
 
 import contextlib
-import csv
 import http.client
 import json
 import re
@@ -183,11 +182,6 @@ class Rater:
 def _first(pattern: str, text: str) -> str:
     found = re.search(pattern, text)
     return found.group(1) if found else ""
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def first_reply(folder: Path, model: str = MODELS[0], number: int = 0) -> dict:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from csv_files import rows as rows_of
 from emplifai import params
 from emplifai.paths import Paths
 from emplifai.records import CRITERIA, sha256
 from emplifai.study import importing
-from rating_study import MODELS, Rater, Server, draw, emplifai, first_reply, make, plain, reply, rows_of
+from rating_study import MODELS, Rater, Server, draw, emplifai, first_reply, make, plain, reply
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from csv_files import rows as rows_of
 from emplifai import agreement, simulation
 from emplifai.panel import Panel, panels
 from emplifai.records import Dialogue, Question, Turn
 from emplifai.statistics import correlation
 from emplifai.study import power
-from rating_study import emplifai, make, plain, rows_of
+from rating_study import emplifai, make, plain
 
 
 @pytest.fixture(scope="module")
