@@ -10,6 +10,8 @@ from emplifai import contrast, probes
 from emplifai.records import Dialogue, Question, sha256
 from emplifai.statistics.auc import auc_interval
 
+LEARNT = 2_000  # situations that Surface learns from at most: their n-grams are what takes its memory
+
 
 def aucs(contrasts: Sequence[Question], surface: "Surface") -> dict[str, float | None]:
     """contrast.KIND.length.auc, .surface.auc and .surface_unseen.auc: the rows to read beside a judge's AUC."""
@@ -39,7 +41,8 @@ class Surface:
 
     def __init__(self, train: Sequence[Dialogue]):
         found: dict[str, list[str]] = defaultdict(list)
-        for question in contrast.questions(contrast.leading(train), train, probes.KINDS):
+        groups = sorted(contrast.leading(train), key=lambda d: sha256(d.situation_id))[:LEARNT]
+        for question in contrast.questions(groups, train, probes.KINDS):
             found[question.model].append(question.text)
         self._texts = {kind: sorted(texts, key=sha256) for kind, texts in sorted(found.items())}
         self._learnt: dict[tuple[str, ...], Any] = {}
