@@ -131,8 +131,9 @@ def test_a_wait_beyond_the_deadline_is_an_error_now():
         started = time.monotonic()
         answers = ask(server, 3)
     assert time.monotonic() - started < 5
-    assert [a.status for a in answers] == ["ok", "error", "ok"]
-    assert answers[1].error == "rate_limit: HTTP 429: slow down"
+    assert [a.status for a in answers].count("ok") == 2  # which of them comes second is chance: they are asked at once
+    (failed,) = (a for a in answers if a.status == "error")
+    assert failed.error == "rate_limit: HTTP 429: slow down"
 
 
 def test_a_server_that_is_down_ends_the_run_with_what_to_do():
