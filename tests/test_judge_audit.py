@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from conftest import TALK, change_params
-from emplifai import probes
+from emplifai import params, probes
 from emplifai.backends import rubric
-from emplifai.judge_audit import retest_noise, wordings
+from emplifai.errors import UserError
+from emplifai.judge_audit import keep_limits, retest_noise, wordings
 from emplifai.records import Judgement
 from fault_server import FaultServer, prompt_of
 from judge_study import call, dialogues, judge_at, study  # noqa: F401
@@ -176,6 +177,22 @@ def test_a_limit_that_is_not_kept_fails(study, call):
         judge_at(study, server.url)
         change_params(study, judge__audit={"situations": 0, "min_contrast_auc": 0.9})
         assert "empathy.least_contrast_auc is 0.5, below" in call("judge", "--judge", "llm", ok=False).stderr
+
+
+def test_a_limit_of_what_was_not_measured_fails(study, monkeypatch):
+    """As where the data has no contrast that should be lower."""
+    judge_at(study, "http://127.0.0.1:9")
+    change_params(study, judge__audit={"min_contrast_auc": 0.9, "max_leak_rate": 0.1})
+    monkeypatch.chdir(study)
+    read = params.load()
+    with pytest.raises(UserError) as caught:
+        keep_limits({}, "llm", read)
+    said = str(caught.value)
+    for key, need in (
+        ("min_contrast_auc", "contrasts that should be lower"),
+        ("max_leak_rate", "judge.audit.situations above 0"),
+    ):
+        assert f"judge.audit.{key} is set, but nothing of the kind was measured: it needs {need}" in said
 
 
 def test_a_move_within_the_judges_own_noise_is_no_leak(study, call):
